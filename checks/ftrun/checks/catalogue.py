@@ -1,0 +1,59 @@
+"""Finding the checks: one module each in the stage folders, and those that other packages bring.
+
+    recipe/ environment/ data/ model/ step/       a folder per stage, a file per fault
+    entry points of the group `ftrun.checks`      modules or packages of checks, from anyone
+
+`FTRUN_PLUGINS` limits the second kind to the packages it names (comma separated; empty: none).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from ftrun.checks.check import Check
+
+STAGE_FOLDERS = ("recipe", "environment", "data", "model", "step")
+
+
+def load_checks(upto: str = "step") -> tuple[Check, ...]:
+    """The checks of the stages up to and including `upto`, in the order of their ids.
+
+    Importing them needs neither torch nor transformers. Raises ValueError where two share an id.
+    """
+    folders = STAGE_FOLDERS[: STAGE_FOLDERS.index(upto) + 1]
+    found = [one for folder in folders for one in _in_package(f"ftrun.checks.{folder}")]
+    found += _from_plugins()
+    by_id: dict[str, Check] = {}
+    for one in found:
+        if one.id in by_id:
+            raise ValueError(f"check id {one.id} is used by {by_id[one.id].module} and by {one.module}")
+        by_id[one.id] = one
+    return tuple(by_id[id] for id in sorted(by_id))
+
+
+def _in_package(name: str) -> Iterator[Check]:
+    package = importlib.import_module(name)
+    for module in pkgutil.iter_modules(package.__path__, f"{name}."):
+        yield from _in_module(importlib.import_module(module.name))
+
+
+def _in_module(module: ModuleType) -> Iterator[Check]:
+    for value in vars(module).values():
+        if isinstance(value, Check) and value.module == module.__name__:
+            yield value
+
+
+def _from_plugins() -> Iterator[Check]:
+    allowed = os.environ.get("FTRUN_PLUGINS")
+    for entry in entry_points(group="ftrun.checks"):
+        if allowed is not None and entry.name not in allowed.split(","):
+            continue
+        module = entry.load()
+        if hasattr(module, "__path__"):
+            yield from _in_package(module.__name__)
+        yield from _in_module(module)

@@ -1,0 +1,188 @@
+"""Rows as they train: tokens and labels in flat arrays, each row with the place that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ftrun.schemas.mistake import Where
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+IGNORED = -100
+"""The label that torch's cross entropy leaves out."""
+
+LossOn = Literal["completion", "assistant", "all"]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row of a file that is not a row: broken JSON, not a mapping, without the format's columns."""
+
+    row: int
+    """Row (in a jsonl file: line) of the file, from 1."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class SourceHead:
+    """What can be told of a source by a look at its first row, without torch."""
+
+    label: str
+    """The path as the recipe writes it."""
+
+    key: str
+    """The recipe's key, `data.train.0`."""
+
+    place: Literal["file", "folder", "missing", "hub"]
+    looked_for: str
+    """The path that was looked for."""
+
+    columns: tuple[str, ...] | None = None
+    """Columns of the first row, as they are called there; None where a look does not tell them."""
+
+    problem: str | None = None
+    """Why the first row cannot be read."""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """One source as read: every row of the file is in `examples` or in `bad`."""
+
+    label: str
+    """The path as the recipe writes it."""
+
+    key: str
+    """The recipe's key, `data.train.0`."""
+
+    format: str
+    """The format, recognised or given: messages, prompt_completion, alpaca, sharegpt or text."""
+
+    columns: tuple[str, ...]
+    """The columns of the file, as they are called there."""
+
+    examples: Sequence[Mapping[str, Any]]
+    """Each row in one of TRL's shapes: {text}, {prompt, completion} or {messages}, with tools."""
+
+    numbers: Sequence[int]
+    """The row in the file of each example, from 1."""
+
+    bad: tuple[BadRow, ...]
+    loss_on: LossOn
+    """Which tokens of these rows are trained."""
+
+    loss_reason: str
+    """Why: as the recipe says, or what follows from the format."""
+
+
+@dataclass(frozen=True)
+class SourceCount:
+    """What became of the rows of one source in one split.
+
+    read = unreadable + held_out + unused + kept + fully_masked − repeated, and kept is what the data
+    loader feeds (before packing).
+    """
+
+    label: str
+    split: Literal["train", "eval"]
+    read: int
+    unreadable: int = 0
+    held_out: int = 0
+    """Rows given to evaluation."""
+    unused: int = 0
+    """Rows left out by a weight under 1."""
+    repeated: int = 0
+    """Extra copies made by a weight over 1."""
+    fully_masked: int = 0
+    """Rows dropped because no token of them would be trained."""
+    kept: int = 0
+    truncated: int = 0
+    """Of the kept rows, those cut at `max_length`."""
+    tokens: int = 0
+    trained_tokens: int = 0
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every row read is accounted for."""
+        used = self.unreadable + self.held_out + self.unused + self.kept + self.fully_masked
+        return self.read + self.repeated == used
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tokenised row."""
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    full_length: int
+    """Tokens before truncation."""
+
+    example: Mapping[str, Any]
+    source: SourceRows
+    where: Where
+
+    @property
+    def truncated(self) -> bool:
+        """Whether tokens of this row were cut off."""
+        return self.full_length > len(self.ids)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a split, in the order in which the data set holds them.
+
+    Row i is `ids[starts[i]:starts[i + 1]]`, with `labels` at the same places: a token's own id where it
+    is trained, −100 where it is not.
+    """
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    full_lengths: NDArray[np.int32]
+    """Tokens of each row before truncation."""
+
+    origins: NDArray[np.int32]
+    """For each row, the index of its source and of its example there: shape (rows, 2)."""
+
+    sources: tuple[SourceRows, ...]
+    dropped: NDArray[np.int32]
+    """Origins of the rows left out because no token of them would be trained: shape (dropped, 2)."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> Row:
+        start, end = self.starts[index], self.starts[index + 1]
+        source, example = (int(part) for part in self.origins[index])
+        return Row(
+            ids=self.ids[start:end],
+            labels=self.labels[start:end],
+            full_length=int(self.full_lengths[index]),
+            example=self.sources[source].examples[example],
+            source=self.sources[source],
+            where=self.where(source, example),
+        )
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row as it trains: shape (rows,)."""
+        return self.starts[1:] - self.starts[:-1]
+
+    @property
+    def trained(self) -> NDArray[np.int64]:
+        """Trained tokens of each row: shape (rows,)."""
+        import numpy as np
+
+        total = np.concatenate(([0], np.cumsum(self.labels != IGNORED, dtype=np.int64)))
+        return total[self.starts[1:]] - total[self.starts[:-1]]
+
+    def where(self, source: int, example: int) -> Where:
+        """The file and row that an example was read from."""
+        return Where(file=self.sources[source].label, row=self.sources[source].numbers[example])

@@ -1,0 +1,205 @@
+"""The five stages of the climb, each with what the one before knew and what it adds.
+
+    AtRecipe → AtEnvironment → AtData → AtModel → AtStep
+
+The runner builds a stage with the code that training uses, and only if a check waits for it. Building may
+fail: `StageFailed` then stands where the stage would be, and the checks that wait for the failure say why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ftrun.checks.rows import Rows, SourceCount, SourceHead, SourceRows
+from ftrun.schemas.load import RecipeFile
+from ftrun.schemas.mistake import Mistake, Where
+from ftrun.schemas.sections import BaseRecipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator that torch can use."""
+
+    name: str
+    memory: int
+    """Bytes in all."""
+
+    free: int
+    """Bytes free now."""
+
+    bf16: bool
+    fp16: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run on."""
+
+    packages: Mapping[str, str | None]
+    """Version of each package that ftrun builds on; None where it is not installed."""
+
+    tested: Mapping[str, str]
+    """The range of versions that ftrun is tested with, as `>=1.2,<2`."""
+
+    torch_error: str | None
+    """Why torch cannot be imported; None where it can."""
+
+    torch_cuda: str | None
+    """CUDA version that torch was built with; None for a CPU build."""
+
+    driver: str | None
+    """Version of the NVIDIA driver; None where there is none."""
+
+    driver_cuda: str | None
+    """Newest CUDA version that the driver runs; None where it is unknown."""
+
+    nvidia_devices: int
+    """NVIDIA devices that the operating system shows, whether or not torch can use them."""
+
+    visible_devices: str | None
+    """CUDA_VISIBLE_DEVICES as set; None where it is not."""
+
+    devices: tuple[Device, ...]
+    """Devices that torch can use. Empty: the CPU."""
+
+    cpu_count: int
+    free_disk: int
+    """Bytes free where the output folder is."""
+
+
+@dataclass(frozen=True)
+class AtRecipe:
+    """The recipe alone."""
+
+    recipe: BaseRecipe
+    """Resolved: `training` holds every setting of the method's trainer, written or default."""
+
+    file: RecipeFile
+    heads: tuple[SourceHead, ...]
+    """A first look at each source of rows."""
+
+    def where(self, key: str) -> Where:
+        """The place of a dotted key in the recipe, or of its nearest parent that is written."""
+        return self.file.where(key)
+
+
+@dataclass(frozen=True)
+class AtEnvironment(AtRecipe):
+    """And the machine."""
+
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class AtData(AtEnvironment):
+    """And the rows, tokenised: all that the data loader will feed, before any weight is loaded."""
+
+    model_folder: str
+    """What `from_pretrained` is given: a local folder or a hub id."""
+
+    model_config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+    """Ids at which generation with the trained model stops."""
+
+    train: Rows
+    eval: Rows | None
+    sources: tuple[SourceRows, ...]
+    counts: tuple[SourceCount, ...]
+    train_dataset: Dataset
+    """What the trainer is given: `train`, packed where the recipe says so."""
+
+    eval_dataset: Dataset | None
+    steps: int
+    """Optimizer steps of the whole run."""
+
+
+@dataclass(frozen=True)
+class AtModel(AtData):
+    """And the model: weights, adapters, optimizer, in the trainer that will train."""
+
+    trainer: Trainer
+    model: PreTrainedModel
+    load_report: Mapping[str, tuple[str, ...]]
+    """Names of weights that loading found `missing`, `unexpected` or `mismatched`."""
+
+    checkpoint_bytes: int
+    """Size of one checkpoint: weights that are saved, optimizer state."""
+
+
+Phase = Literal["batch", "forward", "backward", "update"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did, before everything was put back."""
+
+    failed: Phase | None = None
+    """The first phase that raised."""
+
+    error: BaseException | None = None
+    batch: Mapping[str, Any] | None = None
+    """The collated batch, as the data loader gave it."""
+
+    loss: float | None = None
+    gradients: Mapping[str, float | None] | None = None
+    """Norm of the gradient of each trainable parameter before clipping; None where there is none."""
+
+    changed: frozenset[str] | None = None
+    """Parameters that the optimizer step changed, of all parameters of the model."""
+
+    changed_share: float | None = None
+    """Share of the trainable elements whose value changed in that step."""
+
+
+@dataclass(frozen=True)
+class AtStep(AtModel):
+    """And what a forward pass, a backward pass and an optimizer step did."""
+
+    step: Step
+
+
+STAGES: tuple[type[AtRecipe], ...] = (AtRecipe, AtEnvironment, AtData, AtModel, AtStep)
+
+STAGE_NAMES: Mapping[type[AtRecipe], str] = {
+    AtRecipe: "recipe",
+    AtEnvironment: "environment",
+    AtData: "data",
+    AtModel: "model",
+    AtStep: "step",
+}
+
+
+@dataclass(frozen=True)
+class RecipeFailed:
+    """The recipe file cannot be read as a recipe."""
+
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True)
+class DataFailed(AtEnvironment):
+    """The rows could not be prepared."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class ModelFailed(AtData):
+    """The model could not be loaded or wrapped."""
+
+    error: Exception
+
+
+Wider = TypeVar("Wider")
+
+
+def widen(at: AtRecipe, stage: type[Wider], **added: Any) -> Wider:
+    """The stage after `at`: all that `at` knows, and what is added."""
+    return stage(**{field.name: getattr(at, field.name) for field in fields(at)}, **added)

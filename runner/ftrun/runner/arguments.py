@@ -1,0 +1,44 @@
+"""The trainer's arguments: what the recipe writes under `training:`, and what ftrun decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ftrun.checks.stages import AtEnvironment
+from ftrun.runner.model import first_line
+from ftrun.schemas.errors import ModelError
+
+
+Config = TypeVar("Config")
+
+
+def make_arguments(config: type[Config], at: AtEnvironment, folder: Path) -> Config:
+    """An instance of TRL's config for this run, with checkpoints under `folder`.
+
+    Raises ModelError where transformers refuses a value or a combination of them.
+    """
+    written = at.file.recipe.training
+    decided: dict[str, Any] = {
+        "output_dir": str(folder / "checkpoints"),
+        "report_to": "none",  # ftrun has its own record
+        "logging_nan_inf_filter": False,  # the filter shows the running mean where the loss is NaN
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # rows are tokenised already
+        "disable_tqdm": True,
+        "bf16": choose_bf16(at),
+    }
+    without = ("model_init_kwargs",)  # spent when the model was loaded
+    try:
+        return config(**{**decided, **{key: value for key, value in written.items() if key not in without}})
+    except (ValueError, TypeError, ImportError) as error:
+        raise ModelError(f"training: {first_line(error)}") from error
+
+
+def choose_bf16(at: AtEnvironment) -> bool:
+    """Whether forward passes run in bfloat16 where the recipe leaves it open: where every device has it."""
+    written = at.file.recipe.training
+    if written.get("bf16") is not None:
+        return bool(written["bf16"])
+    if written.get("fp16") or written.get("use_cpu"):
+        return False
+    return bool(at.machine.devices) and all(device.bf16 for device in at.machine.devices)

@@ -1,0 +1,160 @@
+"""`method: sft`, from rows to a trained model, through TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ftrun.checks.rows import Rows, SourceRows
+from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
+from ftrun.runner.arguments import make_arguments
+from ftrun.runner.data.rendering import read_template
+from ftrun.runner.data.sources import load_source
+from ftrun.runner.data.splits import count_rows, encode_split, make_dataset, split_rows
+from ftrun.runner.model import load_config, load_model, load_tokenizer, locate_model, make_peft_config, read_stop_ids
+from ftrun.schemas.errors import DataError
+from ftrun.schemas.methods.sft import Recipe
+from ftrun.schemas.sections import Fraction, Source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+
+def build_data(at: AtEnvironment) -> AtData:
+    """Tokenizer, rows and labels: all that training will read.
+
+    Raises DataError or ModelError with the reason where they cannot be made.
+    """
+    recipe, folder = cast(Recipe, at.recipe), at.file.folder
+    location = locate_model(recipe.model, folder)
+    config = load_config(recipe.model, location)
+    tokenizer = load_tokenizer(recipe.model, location, folder, recipe.training["eos_token"])
+
+    eval_section = recipe.data.eval
+    eval_sources = eval_section if isinstance(eval_section, list) else []
+    fraction = eval_section.fraction if isinstance(eval_section, Fraction) else None
+    train = _load_sources(recipe.data.train, "data.train", recipe, folder, tokenizer)
+    held = _load_sources(eval_sources, "data.eval", recipe, folder, tokenizer)
+    train_split, eval_split = split_rows(
+        train,
+        [one.weight for one in recipe.data.train],
+        held,
+        [one.weight for one in eval_sources],
+        fraction,
+        recipe.training["seed"],
+    )
+    cut = {name: recipe.training[name] for name in ("max_length", "truncation_mode")}
+    train_rows = encode_split(train_split.origins, train_split.sources, tokenizer, **cut)
+    eval_rows = (
+        None if eval_split is None else encode_split(eval_split.origins, eval_split.sources, tokenizer, **cut)
+    )
+    packing = recipe.training["packing"]
+    eval_packing = packing if recipe.training["eval_packing"] is None else recipe.training["eval_packing"]
+    train_dataset = _feed(train_rows, recipe, packing)
+    return widen(
+        at,
+        AtData,
+        model_folder=location,
+        model_config=config,
+        tokenizer=tokenizer,
+        stop_ids=read_stop_ids(recipe.model, location, config, tokenizer),
+        train=train_rows,
+        eval=eval_rows,
+        sources=train + held,
+        counts=count_rows(train_rows, train_split)
+        + (() if eval_rows is None or eval_split is None else count_rows(eval_rows, eval_split)),
+        train_dataset=train_dataset,
+        eval_dataset=None if eval_rows is None else _feed(eval_rows, recipe, eval_packing),
+        steps=count_steps(recipe, len(train_dataset)),
+    )
+
+
+def _load_sources(
+    sources: Sequence[Source], key: str, recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase
+) -> tuple[SourceRows, ...]:
+    return tuple(
+        load_source(
+            source,
+            f"{key}.{index}",
+            folder,
+            loss_on=recipe.data.loss_on,
+            has_template=tokenizer.chat_template is not None,
+            can_mark_turns=_can_mark_turns(tokenizer),
+        )
+        for index, source in enumerate(sources)
+    )
+
+
+def _can_mark_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
+    try:
+        return read_template(tokenizer, "assistant") is not None
+    except DataError:
+        return False
+
+
+def _feed(rows: Rows, recipe: Recipe, packing: bool) -> Dataset:
+    """The data set that the trainer reads: shuffled and packed where the recipe says so, as TRL does both."""
+    from trl import pack_dataset
+
+    training = recipe.training
+    dataset = make_dataset(rows)
+    if packing and len(dataset):
+        if training["max_length"] is None:
+            raise DataError("training.packing needs training.max_length, the length to pack to")
+        if training["shuffle_dataset"]:
+            dataset = dataset.shuffle(seed=training["seed"])
+        dataset = pack_dataset(dataset, training["max_length"], training["packing_strategy"])
+    return dataset.shuffle(seed=training["seed"]) if training["shuffle_dataset"] else dataset
+
+
+def count_steps(recipe: Recipe, rows: int) -> int:
+    """Optimizer steps of the run, by the arithmetic of `Trainer.set_initial_training_values` on one process."""
+    training = recipe.training
+    if training["max_steps"] > 0:
+        return int(training["max_steps"])
+    batch = training["per_device_train_batch_size"]
+    batches = rows // batch if training["dataloader_drop_last"] else ceil(rows / batch)
+    return ceil(training["num_train_epochs"] * max(1, ceil(batches / training["gradient_accumulation_steps"])))
+
+
+def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> AtModel:
+    """The model in the trainer that will train it, with its optimizer. `folder` receives checkpoints.
+
+    Raises ModelError where the weights do not load, or PEFT or TRL refuse them.
+    """
+    from transformers import set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    recipe = cast(Recipe, at.recipe)
+    arguments = make_arguments(SFTConfig, at, folder)
+    # Whatever is drawn while loading (a head that the checkpoint lacks) is drawn alike in every process.
+    set_seed(arguments.seed)
+    model, load_report = load_model(recipe, at.model_folder, at.machine)
+    lora = recipe.model.lora
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=at.train_dataset,
+        eval_dataset=at.eval_dataset,
+        processing_class=at.tokenizer,
+        peft_config=None if lora is None else make_peft_config(lora),
+        callbacks=list(callbacks),
+    )
+    trainer.create_optimizer()
+    return widen(
+        at,
+        AtModel,
+        trainer=trainer,
+        model=trainer.model,
+        load_report=load_report,
+        checkpoint_bytes=_checkpoint_bytes(trainer.model, full=lora is None),
+    )
+
+
+def _checkpoint_bytes(model: Any, *, full: bool) -> int:
+    """Bytes of the weights that are saved, and of two moments in the type of each trainable weight (AdamW)."""
+    saved = sum(p.numel() * p.element_size() for p in model.parameters() if full or p.requires_grad)
+    return saved + sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)

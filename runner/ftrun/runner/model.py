@@ -1,0 +1,182 @@
+"""The model and its tokenizer, loaded as the recipe says, through the `from_pretrained` that users run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftrun.checks.stages import Machine
+from ftrun.schemas.errors import ModelError
+from ftrun.schemas.sections import BaseRecipe, Model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def locate_model(model: Model, folder: Path) -> str:
+    """What `from_pretrained` is given for `model.path`: a folder, or a hub id as it stands."""
+    if model.path == "tiny":
+        from ftrun.runner.tiny import locate
+
+        return str(locate())
+    local = folder / Path(model.path).expanduser()
+    if local.is_dir():
+        return str(local)
+    if local.is_file() or model.path.startswith((".", "/", "~")):
+        raise ModelError(f"model.path {model.path} is not a folder (looked at {local})")
+    return model.path
+
+
+def load_tokenizer(
+    model: Model, source: str, folder: Path, eos_token: str | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the recipe's chat template and end-of-sequence token.
+
+    Raises ModelError where there is none, or where the recipe names a template or token that is not there.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:  # a build boundary: tokenizers fail in as many ways as there are of them
+        raise ModelError(f"the tokenizer of {model.path} cannot be loaded: {first_line(error)}") from error
+    if model.chat_template is not None:
+        tokenizer.chat_template = read_chat_template(model.chat_template, folder)
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            raise ModelError(f"training.eos_token {eos_token!r} is not in the tokenizer of {model.path}")
+        tokenizer.eos_token = eos_token
+    if tokenizer.pad_token is None:
+        # As TRL does; what it costs is told by the checks.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def read_chat_template(name: str, folder: Path) -> str:
+    """The text of a Jinja file relative to `folder`, or of a template that TRL ships, by its name."""
+    path = folder / Path(name).expanduser()
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    shipped = {Path(one.name).stem: one for one in files("trl").joinpath("chat_templates").iterdir()}
+    if name in shipped:
+        return shipped[name].read_text(encoding="utf-8")
+    import difflib
+
+    near = difflib.get_close_matches(name, shipped, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `ftrun explain` of MODEL checks for the names"
+    raise ModelError(f"model.chat_template {name} is neither a file (looked for {path}) nor one that TRL ships; {hint}")
+
+
+def load_config(model: Model, source: str) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            source, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:  # a build boundary
+        raise ModelError(f"model.path {model.path} cannot be loaded: {first_line(error)}") from error
+
+
+def read_stop_ids(
+    model: Model, source: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> frozenset[int]:
+    """Ids at which generation stops after training.
+
+    Those of the generation config (else of the model config), and the tokenizer's, which transformers'
+    `align_special_tokens` adds to them when training starts.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(source, revision=model.revision)
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    declared = generation.eos_token_id
+    ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    return frozenset(id for id in [*ids, tokenizer.eos_token_id] if id is not None)
+
+
+def choose_dtype(model: Model, machine: Machine) -> str:
+    """The type that weights are loaded in.
+
+    Weights that are trained whole stay in float32, since bfloat16 keeps 8 bits of a weight and rounds small
+    updates away; a base that is frozen under LoRA loses nothing in bfloat16.
+    """
+    if model.dtype != "auto":
+        return model.dtype
+    if model.lora is not None and machine.devices and all(device.bf16 for device in machine.devices):
+        return "bfloat16"
+    return "float32"
+
+
+def load_model(
+    recipe: BaseRecipe, source: str, machine: Machine
+) -> tuple[PreTrainedModel, Mapping[str, tuple[str, ...]]]:
+    """The causal language model, and the names of weights that loading found missing, unexpected or of another shape."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = recipe.model
+    kwargs: dict[str, Any] = {
+        "revision": model.revision,
+        "dtype": getattr(torch, choose_dtype(model, machine)),
+        "trust_remote_code": model.trust_remote_code,
+        "output_loading_info": True,
+        **(recipe.training.get("model_init_kwargs") or {}),
+    }
+    if model.attention != "auto":
+        kwargs["attn_implementation"] = model.attention
+    if model.quantization is not None:
+        kwargs["quantization_config"] = _quantization_config(model, machine)
+    try:
+        loaded, info = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    except Exception as error:  # a build boundary
+        raise ModelError(f"model.path {model.path} cannot be loaded: {first_line(error)}") from error
+    return loaded, {
+        name: tuple(sorted(str(key) for key in info.get(f"{name}_keys", ())))
+        for name in ("missing", "unexpected", "mismatched")
+    }
+
+
+def _quantization_config(model: Model, machine: Machine) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if model.lora is None:
+        raise ModelError("model.quantization freezes the base weights: add model.lora, or remove model.quantization")
+    if not is_bitsandbytes_available():
+        raise ModelError("model.quantization needs bitsandbytes: pip install bitsandbytes")
+    if not machine.devices:
+        raise ModelError("model.quantization needs a GPU that torch can use, and there is none: see `ftrun doctor`")
+    if model.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    # NF4 with double quantisation, as in QLoRA (arXiv 2305.14314).
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if machine.devices[0].bf16 else torch.float16,
+    )
+
+
+def make_peft_config(lora: Mapping[str, Any]) -> Any:
+    """PEFT's LoraConfig. Raises ModelError where PEFT refuses the values."""
+    from peft import LoraConfig
+
+    try:
+        return LoraConfig(**{**lora, "task_type": "CAUSAL_LM"})
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"model.lora: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The type and the first line of an error's text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,155 @@
+"""The climb: each stage is built once, by the code that trains, and only if something waits for it."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ftrun.checks.check import Check
+from ftrun.checks.engine import passed, run_checks, skipped
+from ftrun.checks.report import Report, Result, blocks
+from ftrun.checks.stages import (
+    STAGE_NAMES,
+    STAGES,
+    AtData,
+    AtEnvironment,
+    AtModel,
+    AtRecipe,
+    DataFailed,
+    ModelFailed,
+    RecipeFailed,
+    widen,
+)
+from ftrun.runner.data.files import read_head
+from ftrun.schemas.errors import RecipeError
+from ftrun.schemas.load import RecipeFile, load_recipe
+from ftrun.schemas.resolve import resolve
+
+FAILURES: Mapping[type, type] = {AtRecipe: RecipeFailed, AtData: DataFailed, AtModel: ModelFailed}
+"""What stands in for a stage that cannot be built."""
+
+After = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Where a climb ended."""
+
+    report: Report
+    at: AtRecipe | None
+    """The last stage that was built; None where the recipe could not be read."""
+
+
+def climb(path: str | Path, *, checks: Iterable[Check], **options: Any) -> Report:
+    """Check a recipe without training. What is built on the way is thrown away; options as for `ascend`."""
+    with tempfile.TemporaryDirectory(prefix="ftrun-") as folder:
+        return ascend(path, checks=checks, folder=Path(folder), **options).report
+
+
+def ascend(
+    path: str | Path,
+    *,
+    checks: Iterable[Check],
+    folder: Path,
+    sets: Sequence[str] = (),
+    ignore: Mapping[str, str] | None = None,
+    upto: type[AtRecipe] = STAGES[-1],
+    needed: type[AtRecipe] = AtRecipe,
+    after: After = lambda stage: stage,
+    announce: Callable[[str], None] = lambda stage: None,
+) -> Ascent:
+    """Build stage after stage up to `upto` and run the checks that wait for each.
+
+    A stage is built where a check waits for it or for a later one, or where it is not beyond `needed`. A
+    finding that blocks, or a stage that cannot be built, ends the climb: later checks are skipped with that
+    reason. `folder` receives what the trainer writes. `after` is given each stage as built and returns the
+    one to go on with: tests plant faults there. `announce` is told the name of each stage before it is built.
+    """
+    checks = list(checks)
+    began = time.perf_counter()
+    try:
+        file = load_recipe(path, sets)
+    except RecipeError as error:
+        results = run_checks(checks, RecipeFailed(error.mistakes), method=None, ignore={})
+        return Ascent(Report(str(path), None, "recipe", results, seconds=_since(began, "recipe")), None)
+
+    method = file.recipe.method
+    ignored = {**file.recipe.preflight.ignore, **(ignore or {})}
+    fail_on = file.recipe.preflight.fail_on
+    results: list[Result] = []
+    seconds: dict[str, float] = {}
+    at: AtRecipe | None = None
+    stopped: str | None = None
+    for stage in STAGES[: STAGES.index(upto) + 1]:
+        name = STAGE_NAMES[stage]
+        if stopped is None and not _is_wanted(stage, checks, upto, needed):
+            stopped = "nothing waits for it"
+        if stopped is not None:
+            results += skipped(checks, stage, method=method, reason=stopped)
+            if stage in FAILURES:
+                results += skipped(checks, FAILURES[stage], method=method, reason=stopped)
+            continue
+        announce(name)
+        try:
+            at = after(_build(stage, file, at, folder))
+            results += passed(checks, FAILURES[stage], method=method) if stage in FAILURES else []
+            new = run_checks(checks, at, method=method, ignore=ignored)
+        except Exception as error:  # the build boundary: whatever a stage raises is one finding
+            if stage not in FAILURES or at is None:
+                raise
+            new = run_checks(checks, widen(at, FAILURES[stage], error=error), method=method, ignore=ignored)
+            new += skipped(checks, stage, method=method, reason=f"the {name} cannot be built: {error}")
+            stopped = f"the {name} cannot be built"
+        results += new
+        seconds |= _since(began, name)
+        began = time.perf_counter()
+        if stopped is None and any(blocks(finding, fail_on) for result in new for finding in result.findings):
+            stopped = f"stopped by what the {name} stage found"
+    reached = STAGE_NAMES[type(at)] if at is not None else "recipe"
+    return Ascent(Report(str(path), method, reached, results, fail_on, seconds), at)
+
+
+def _since(began: float, name: str) -> dict[str, float]:
+    return {name: time.perf_counter() - began}
+
+
+def _is_wanted(
+    stage: type[AtRecipe], checks: Iterable[Check], upto: type[AtRecipe], needed: type[AtRecipe]
+) -> bool:
+    here = STAGES.index(stage)
+    if here <= STAGES.index(needed):
+        return True
+    later = STAGES[here : STAGES.index(upto) + 1]
+    waiting = {*later, *(FAILURES[one] for one in later if one in FAILURES)}
+    return any(one.stage in waiting for one in checks)
+
+
+def _build(stage: type[AtRecipe], file: RecipeFile, at: AtRecipe | None, folder: Path) -> AtRecipe:
+    if stage is AtRecipe:
+        return AtRecipe(resolve(file.recipe), file, _look_at_sources(file))
+    assert at is not None
+    if stage is AtEnvironment:
+        from ftrun.runner.environment import inspect_machine
+
+        return cast(AtRecipe, widen(at, AtEnvironment, machine=inspect_machine(Path(at.recipe.output))))
+    method = importlib.import_module(f"ftrun.runner.methods.{at.recipe.method}")
+    if stage is AtData:
+        return cast(AtRecipe, method.build_data(at))
+    if stage is AtModel:
+        return cast(AtRecipe, method.build_model(at, folder))
+    from ftrun.runner.step import take_step
+
+    return take_step(cast(AtModel, at))
+
+
+def _look_at_sources(file: RecipeFile) -> tuple[Any, ...]:
+    data = file.recipe.data
+    sources = [(f"data.train.{i}", one) for i, one in enumerate(data.train)]
+    if isinstance(data.eval, list):
+        sources += [(f"data.eval.{i}", one) for i, one in enumerate(data.eval)]
+    return tuple(read_head(source, key, file.folder) for key, source in sources)

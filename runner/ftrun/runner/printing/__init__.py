@@ -1,0 +1,1 @@
+"""Reports for people and for machines: text, JSON, SARIF, GitHub's annotations."""

@@ -1,0 +1,79 @@
+"""What a run left unsent in its folder: told in one sentence, and sent later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ftrun.runner.tracking.delivery import connect, deliver, describe_error, quiet_retries
+from ftrun.runner.tracking.journal import METRICS_FILE, now_ms, read_journal
+from ftrun.runner.tracking.ledger import (
+    LOCK_FILE,
+    Ledger,
+    LedgerFile,
+    forget_sent,
+    has_hidden_part,
+    is_complete,
+    read_ledger,
+)
+from ftrun.runner.tracking.lock import release_lock, take_lock
+from ftrun.runner.tracking.secrets import redact_text
+from ftrun.runner.tracking.store import describe_place
+from ftrun.schemas.errors import TrackingError
+
+
+def send_pending(folder: Path, uri: str | None = None) -> str:
+    """Send what a run left behind in its folder; returns one sentence that says where the run is now.
+
+    A run whose process died without a status becomes KILLED, at the time of its last metric. `uri` sends the
+    whole record to another store, or brings the credentials that `tracking.json` does not keep.
+    Raises TrackingError when there is no record, the run is still going, or the store cannot be reached.
+    """
+    lock = take_lock(folder / LOCK_FILE)
+    if lock is None:
+        raise TrackingError(
+            f"The run in {folder} is still going: it sends its record itself. Try again after it."
+        )
+    try:
+        record = _reopen(folder, uri)
+        target = uri or record.now.uri
+        try:
+            with quiet_retries():
+                deliver(connect(target), record, lambda: False)
+        except Exception as error:  # whatever the store, its driver or the network raises
+            raise TrackingError(
+                f"{redact_text(target)} did not take the record: {describe_error(error)}"
+            ) from error
+        record.close()
+    finally:
+        release_lock(lock)
+    return describe_outcome(folder, record.now, "")
+
+
+def describe_outcome(folder: Path, ledger: Ledger, problem: str) -> str:
+    """One sentence for the user: where the run is, or what is missing and how to send it."""
+    if not is_complete(folder, ledger):
+        cause = f" ({problem})" if problem else ""
+        return (
+            f"MLflow at {ledger.uri} does not have the whole record yet{cause}; "
+            f"it is complete in {folder}, and `ftrun sync {folder}` sends the rest."
+        )
+    place = describe_place(ledger.uri, ledger.experiment_id, ledger.run_id)
+    refused = f"; MLflow refused: {'; '.join(ledger.refused)}" if ledger.refused else ""
+    return f"The record is in MLflow: {place}{refused}"
+
+
+def _reopen(folder: Path, uri: str | None) -> LedgerFile:
+    ledger = read_ledger(folder)
+    if ledger is None:
+        raise TrackingError(f"{folder} holds no tracking.json, so it is not the folder of a tracked run.")
+    if uri is None and has_hidden_part(ledger.uri):
+        raise TrackingError(
+            f"The credentials of {ledger.uri} are not kept in {folder}: give the whole URI again."
+        )
+    if uri is not None and redact_text(uri) != ledger.uri:
+        ledger = forget_sent(ledger, uri)
+    if ledger.status == "RUNNING":
+        entries = read_journal(folder / METRICS_FILE)
+        ledger = replace(ledger, status="KILLED", end_time=entries[-1].time if entries else now_ms())
+    return LedgerFile(folder, ledger)

@@ -1,0 +1,145 @@
+"""From a recipe file to a Recipe, or to everything that is wrong with the file."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ftrun.schemas import methods
+from ftrun.schemas.document import Document
+from ftrun.schemas.errors import RecipeError
+from ftrun.schemas.layers import place, read_layers
+from ftrun.schemas.mistake import Mistake, Where
+from ftrun.schemas.nodes import Keys
+from ftrun.schemas.overrides import overridden
+from ftrun.schemas.rejections import Ground, mistakes_of, quoted
+from ftrun.schemas.sections import BaseRecipe
+from ftrun.schemas.settings import Complaint, Table, judge, read_table
+from ftrun.schemas.shapes import Homes, home_for, homes_of
+from ftrun.schemas.spelling import nearest
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe that may be run.
+
+    `recipe` is as written, its `training` and `model.lora` without defaults. `documents` are the file and
+    what it extends, the file first; `origins` holds the place of each key and list entry by its path.
+    """
+
+    path: Path
+    folder: Path
+    recipe: BaseRecipe
+    documents: tuple[Document, ...]
+    origins: Mapping[Keys, Where]
+
+    def where(self, key: str) -> Where:
+        """The place of a dotted key (`data.train.0.path`), or of its nearest parent that is written."""
+        keys: Keys = ()
+        for name in key.split("."):
+            entry = (*keys, int(name)) if name.isdecimal() else None
+            keys = entry if entry in self.origins and entry is not None else (*keys, name)
+        return place(self.origins, keys, str(self.path))
+
+
+def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> RecipeFile:
+    """Read a recipe, with what it extends and with `--set key.path=value` laid over it, and validate it.
+
+    Raises RecipeError with every mistake that was found, in the order of the files.
+    """
+    path = Path(path)
+    layers = read_layers(path)
+    layer, malformed = overridden(layers.merged, sets)
+    recipe, rejected = _validated(layer.tree, lambda keys: place(layer.origins, keys, str(path)))
+    if not layers.complete:  # what is missing may stand in the base that could not be read
+        rejected = [mistake for mistake in rejected if mistake.kind != "missing_key"]
+    mistakes = [*layers.mistakes, *malformed, *rejected]
+    if mistakes or recipe is None:
+        files = [str(document.path) for document in layers.documents]
+        raise RecipeError(_in_order(mistakes, files))
+    return RecipeFile(path, path.parent, recipe, layers.documents, layer.origins)
+
+
+def method_names() -> list[str]:
+    """The methods that there are: each is a module of `ftrun.schemas.methods`."""
+    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
+
+
+def _validated(
+    tree: dict[str, Any], find: Callable[[Keys], Where]
+) -> tuple[BaseRecipe | None, list[Mistake]]:
+    """The recipe, or None, and what is wrong. Without a method, what all recipes share is still judged."""
+    kind, mistakes = _kind_of(tree, find)
+    tables = {"model.lora": read_table("lora")}
+    if kind is BaseRecipe:
+        tree = {key: value for key, value in tree.items() if key in BaseRecipe.model_fields}
+    else:
+        tables["training"] = read_table(tree["method"])
+    tree, complaints = _with_settings(tree, tables)
+    recipe, error = None, None
+    try:
+        recipe = kind.model_validate(tree, strict=True)
+    except ValidationError as caught:
+        error = caught
+    if error or complaints:
+        homes = homes_of(kind, {section: table.fields for section, table in tables.items()})
+        mistakes += [_mistake(keys, complaint, homes, find) for keys, complaint in complaints]
+        mistakes += mistakes_of(error, Ground(kind, tree, homes, find)) if error else []
+    return recipe, mistakes
+
+
+def _kind_of(
+    tree: Mapping[str, Any], find: Callable[[Keys], Where]
+) -> tuple[type[BaseRecipe], list[Mistake]]:
+    known, method = method_names(), tree.get("method")
+    if method in known:
+        kind: type[BaseRecipe] = importlib.import_module(f"ftrun.schemas.methods.{method}").Recipe
+        return kind, []
+    names = ", ".join(f"`{name}`" for name in known)
+    if method is None:
+        fix = f"Add `method: {known[0]}`." if len(known) == 1 else f"Add `method:` with one of {names}."
+        return BaseRecipe, [Mistake("missing_key", "`method` is missing.", find(("method",)), fix)]
+    near = nearest(str(method), known, cutoff=0.5)
+    message = f"There is no method {quoted(method)}; there is {names}."
+    fix = f"Did you mean `{near}`?" if near else "Write one of these."
+    return BaseRecipe, [Mistake("out_of_range", message, find(("method",)), fix)]
+
+
+def _with_settings(
+    tree: dict[str, Any], tables: Mapping[str, Table]
+) -> tuple[dict[str, Any], list[tuple[Keys, Complaint]]]:
+    """The tree with the sections that have a table as that table reads them."""
+    complaints: list[tuple[Keys, Complaint]] = []
+    for section, table in tables.items():
+        *above, name = section.split(".")
+        holder = tree.get(above[0]) if above else tree
+        if isinstance(holder, dict) and isinstance(values := holder.get(name), dict):
+            usable, found = judge(values, table)
+            complaints += [((*above, name, *complaint.path), complaint) for complaint in found]
+            holder = {**holder, name: usable}
+            tree = {**tree, above[0]: holder} if above else holder
+    return tree, complaints
+
+
+def _mistake(keys: Keys, complaint: Complaint, homes: Homes, find: Callable[[Keys], Where]) -> Mistake:
+    fix = complaint.fix
+    if complaint.kind == "unknown_key" and len(complaint.path) == 1:
+        fix = home_for(str(keys[-1]), keys[:-1], homes) or fix
+    return Mistake(complaint.kind, complaint.message, find(keys), fix)
+
+
+def _in_order(mistakes: Iterable[Mistake], files: Sequence[str]) -> list[Mistake]:
+    """By file, the recipe first and the command line last, then by line; each mistake once."""
+
+    def position(mistake: Mistake) -> tuple[int, int, int]:
+        where = mistake.where
+        file = files.index(where.file) if where.file in files else len(files)
+        return file, where.line or 0, where.column or 0
+
+    return sorted(dict.fromkeys(mistakes), key=position)

@@ -1,0 +1,101 @@
+"""`--set key.path=value`: keys laid over a recipe from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ftrun.schemas.errors import RecipeError
+from ftrun.schemas.layers import Layer
+from ftrun.schemas.mistake import Mistake, Where
+from ftrun.schemas.nodes import MAX_DEPTH, Keys, dotted, plain
+
+FILE = "--set"
+
+
+def overridden(layer: Layer, sets: Sequence[str]) -> tuple[Layer, list[Mistake]]:
+    """The layer with every `key.path=value` in place, and a mistake for each that cannot be read.
+
+    A value is read as YAML reads it behind a key; entries of lists go by number (`data.train.0.path=x`), and
+    parents that are missing are made.
+    """
+    mistakes = []
+    for text in sets:
+        key, _, value = text.partition("=")
+        try:
+            layer = _with(layer, _names(text), _value(value))
+        except _MalformedError as error:
+            shown = text if text.isprintable() else ascii(text)
+            where = Where(FILE, key=key.strip() if key.isprintable() else None)
+            mistakes.append(Mistake("set_malformed", f"`--set {shown}`: {error}", where, error.fix))
+    return layer, mistakes
+
+
+class _MalformedError(Exception):
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+def _names(text: str) -> list[str]:
+    fix = "Write `--set key.path=value`, such as `--set training.learning_rate=1e-5`."
+    key, sign, _ = text.partition("=")
+    names = key.strip().split(".")
+    if not sign:
+        raise _MalformedError("There is no `=`.", fix)
+    if not all(names) or not key.isprintable() or len(names) > MAX_DEPTH:
+        raise _MalformedError("The part before `=` is no path of keys joined by dots.", fix)
+    if names[0] == "extends":
+        raise _MalformedError("`extends` belongs in the file.", "Write it into the recipe.")
+    return names
+
+
+def _value(text: str) -> Any:
+    fix = "Put the value in quotes for YAML as well: `--set 'key=\"value\"'`."
+    if not text.strip():
+        return None
+    try:
+        read = plain(text, FILE)
+    except RecipeError as error:
+        raise _MalformedError(error.mistakes[0].message, fix) from None
+    if read.mistakes:
+        raise _MalformedError(read.mistakes[0].message, read.mistakes[0].fix)
+    if isinstance(read.value, dict | list) and not text.lstrip().startswith(("{", "[")):
+        raise _MalformedError("The value reads as keys or as a list.", fix)
+    return read.value
+
+
+def _with(layer: Layer, names: list[str], value: Any) -> Layer:
+    tree = _placed(layer.tree, names, value)
+    keys: Keys = ()
+    holder: Any = tree
+    origins = dict(layer.origins)
+    for name in names:
+        keys = (*keys, int(name) if isinstance(holder, list) else name)
+        holder = holder[keys[-1]]
+        origins.setdefault(keys, Where(FILE, key=dotted(keys)))
+    origins = {known: where for known, where in origins.items() if known[: len(keys)] != keys}
+    return Layer(tree, {**origins, keys: Where(FILE, key=dotted(keys))})
+
+
+def _placed(holder: Any, names: list[str], value: Any, above: Keys = ()) -> Any:
+    """A copy of `holder` with the value at the path."""
+    if not names:
+        return value
+    name, rest = names[0], names[1:]
+    is_number = name.isascii() and name.isdecimal() and len(name) <= len(str(MAX_DEPTH * 1000))
+    if holder is None:
+        holder = [] if is_number else {}
+    if isinstance(holder, dict):
+        return {**holder, name: _placed(holder.get(name), rest, value, (*above, name))}
+    if not isinstance(holder, list):
+        raise _MalformedError(
+            f"`{dotted(above)}` holds a value, and no keys.", f"Set `{dotted(above)}` itself."
+        )
+    count = len(holder)
+    if not is_number or int(name) > count:
+        fix = f"Name one of its {count} entries by number from 0, or {count} to add one."
+        raise _MalformedError(f"`{dotted(above)}` is a list without an entry `{name}`.", fix)
+    index = int(name)
+    entry = _placed(holder[index] if index < count else None, rest, value, (*above, index))
+    return [*holder[:index], entry, *holder[index + 1 :]]

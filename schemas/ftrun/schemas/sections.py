@@ -1,0 +1,151 @@
+"""The sections that recipes of every method share.
+
+Each model is frozen and forbids unknown keys. Validators judge and never rewrite; what follows from other
+values is derived by `ftrun.schemas.resolve`. The docstring under a field is its documentation: it reaches
+the JSON Schema and so the user's editor.
+
+`training:` and `model.lora:` are not spelled out here. Their keys are those of TRL's configs and of PEFT's
+LoraConfig, known from the generated tables in `settings/` and judged by `ftrun.schemas.settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Format = Literal["auto", "messages", "prompt_completion", "alpaca", "sharegpt", "text"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+CHECK_ID = r"^[A-Z]{2,6}[0-9]{3}$"
+CheckId = Annotated[str, Field(pattern=CHECK_ID)]
+
+
+class Section(BaseModel):
+    """A mapping in a recipe: unknown keys are mistakes, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The model that is trained, and how it is loaded."""
+
+    path: str = Field(min_length=1)
+    """A hub id, a local folder (relative to this file), `tiny` (a small Llama built from a config, no network),
+    or `run:NAME` or `run:ID` for the model that a tracked run wrote."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights. `auto`: float32 for what is trained whole; bfloat16 for the frozen base under LoRA,
+    where the device has it."""
+
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
+    """Attention implementation. `auto` leaves the choice to transformers."""
+
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Quantise the frozen base weights with bitsandbytes (QLoRA). Needs `lora` and a GPU."""
+
+    chat_template: str | None = None
+    """Name of a chat template that TRL ships (`qwen3`, `llama3_training`, …) or a Jinja file relative to this
+    one. Absent: the tokenizer's own."""
+
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository brings. Off unless you have read that code."""
+
+    lora: dict[str, Any] | None = None
+    """LoRA, by the names of PEFT's LoraConfig. Absent: every weight is trained."""
+
+
+class Source(Section):
+    """Where rows come from."""
+
+    path: str = Field(min_length=1)
+    """A jsonl, json, csv, parquet or arrow file, a folder of such files, or the id of a hub data set.
+    Files and folders are relative to this recipe."""
+
+    name: str | None = None
+    """Configuration (subset) of a hub data set."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+
+    split: str = "train"
+    """Split of a hub data set or of a folder with splits."""
+
+    format: Format = "auto"
+    """What a row looks like. `auto` tells it from the columns."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """The format's column names, each with the name that it has in this file: `{prompt: question}`."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """How often each row is seen per epoch: 2 repeats every row, 0.5 takes a random half (seeded)."""
+
+
+class Fraction(Section):
+    """Rows held out of the training data."""
+
+    fraction: float = Field(gt=0, lt=1)
+    """Share of the training rows, chosen by the seed."""
+
+
+class Data(Section):
+    """The rows of a run."""
+
+    train: list[Source] = Field(min_length=1)
+    """One source or several."""
+
+    eval: Fraction | list[Source] | None = None
+    """Rows for evaluation: a fraction of the training rows, or sources of their own."""
+
+
+class Preflight(Section):
+    """What the checks before training may stop."""
+
+    fail_on: Literal["error", "warning"] = "error"
+    """The lowest severity that keeps training from starting."""
+
+    ignore: dict[CheckId, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    """Checks whose findings are reported but do not stop the run: the check's id, and your reason."""
+
+
+class Tracking(Section):
+    """Where the run is recorded."""
+
+    uri: str | None = None
+    """MLflow tracking URI. Absent: `MLFLOW_TRACKING_URI`, else a SQLite store in the output folder."""
+
+    experiment: str | None = None
+    """MLflow experiment. Absent: the name of the recipe."""
+
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Tags of the MLflow run."""
+
+
+class BaseRecipe(Section):
+    """What every method's recipe has. Each method adds its own in `methods/`."""
+
+    method: str
+    """How the model is trained."""
+
+    name: str = Field(pattern=NAME)
+    """Names the run folder and the MLflow run: letters, digits, dot, dash and underscore."""
+
+    model: Model
+    """The model that is trained."""
+
+    data: Data
+    """The rows of the run."""
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the trainer, by TRL's own names."""
+
+    preflight: Preflight = Field(default_factory=Preflight)
+    """What the checks before training may stop."""
+
+    tracking: Tracking = Field(default_factory=Tracking)
+    """Where the run is recorded."""
+
+    output: str = Field(default="runs", min_length=1)
+    """Folder for run folders, relative to where the command runs."""

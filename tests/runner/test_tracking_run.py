@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import math
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftrun.runner.tracking.journal import read_journal
+from ftrun.runner.tracking.ledger import TrackedData, read_ledger
+from ftrun.runner.tracking.pending import send_pending
+from ftrun.runner.tracking.run import TrackedRun
+from ftrun.schemas.errors import TrackingError
+
+WAIT = 120.0  # seconds; a busy machine needs some to import mlflow and make a store
+HF = "hf_" + "aB3" * 11
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """The address of a port that nobody listens on while the test runs."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{holder.getsockname()[1]}"
+
+
+def begin(uri: str, folder: Path, **more: Any) -> TrackedRun:
+    values = {"params": {"seed": 1}, "tags": {}, "sample_seconds": None, **more}
+    return TrackedRun.start(uri, "tests", folder.name, folder, **values)
+
+
+def fetch(uri: str, folder: Path) -> Any:
+    from mlflow import MlflowClient
+
+    ledger = read_ledger(folder)
+    assert ledger is not None
+    return MlflowClient(tracking_uri=uri).get_run(ledger.run_id)
+
+
+def history(uri: str, folder: Path, key: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    ledger = read_ledger(folder)
+    assert ledger is not None
+    found = MlflowClient(tracking_uri=uri).get_metric_history(ledger.run_id, key)
+    return sorted((metric.step, metric.value) for metric in found)
+
+
+def list_artifacts(uri: str, folder: Path) -> dict[str, bytes]:
+    root = Path(fetch(uri, folder).info.artifact_uri.removeprefix("file://"))
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
+def test_every_metric_of_every_step_is_there_exactly(uri: str, tmp_path: Path) -> None:
+    with begin(uri, tmp_path) as run:
+        for step in range(1, 1501):
+            run.log(step, {"train/loss": 1 / step, "train/grad_norm": math.sqrt(step)})
+        run.finish("FINISHED", WAIT)
+    assert not run.pending, run.problem
+    assert history(uri, tmp_path, "train/loss") == [(step, 1 / step) for step in range(1, 1501)]
+    assert history(uri, tmp_path, "train/grad_norm") == [(step, math.sqrt(step)) for step in range(1, 1501)]
+    assert list_artifacts(uri, tmp_path)["ftrun/metrics.jsonl"] == (tmp_path / "metrics.jsonl").read_bytes()
+
+
+def test_times_are_those_of_the_journal(uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    run = begin(uri, tmp_path)
+    run.log(1, {"loss": 0.5})
+    run.finish("FINISHED", WAIT)
+    [point] = MlflowClient(tracking_uri=uri).get_metric_history(run.run_id, "loss")
+    assert [point.timestamp] == [entry.time for entry in read_journal(tmp_path / "metrics.jsonl")]
+
+
+def test_nan_and_odd_names_arrive(uri: str, tmp_path: Path) -> None:
+    run = begin(uri, tmp_path, params={"a@b": {"c d": "x" * 9000}}, tags={"e[f]": "g"})
+    run.log(1, {"loss": math.nan, "eval/acc@1 (top)": 0.25, "../up//x": 3.0})
+    outcome = run.finish("FINISHED", WAIT)
+    assert not run.pending
+    assert "refused" not in outcome
+    assert [math.isnan(value) for _, value in history(uri, tmp_path, "loss")] == [True]
+    assert history(uri, tmp_path, "eval/acc_1 _top_") == [(1, 0.25)]
+    assert history(uri, tmp_path, "_/up/x") == [(1, 3.0)]
+    data = fetch(uri, tmp_path).data
+    assert data.params["a_b.c d"].startswith("sha256:")
+    assert data.tags["e_f_"] == "g"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (ValueError("no more memory\nat all"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(128 + signal.SIGTERM), "KILLED"),
+        (SystemExit(1), "FAILED"),
+    ],
+)
+def test_the_status_tells_how_the_block_was_left(
+    uri: str, tmp_path: Path, error: BaseException | None, status: str
+) -> None:
+    try:
+        with begin(uri, tmp_path) as run:
+            run.log(1, {"loss": 1.0})
+            if error is not None:
+                raise error
+    except BaseException as caught:
+        assert caught is error
+    assert not run.pending, run.outcome
+    found = fetch(uri, tmp_path)
+    assert found.info.status == status
+    assert found.info.end_time >= found.info.start_time
+    failure = found.data.tags.get("ftrun.failure", "")
+    assert failure == ("ValueError: no more memory" if isinstance(error, ValueError) else failure)
+
+
+def test_data_files_are_inputs_with_their_whole_digest(uri: str, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"rows").hexdigest()
+    files = [
+        TrackedData("rows.jsonl", "data/rows.jsonl", digest, 12, "training"),
+        TrackedData("rows.jsonl", "data/rows.jsonl", digest, 3, "eval"),
+    ]
+    run = begin(uri, tmp_path, datasets=files)
+    run.finish("FINISHED", WAIT)
+    found = {item.tags[0].value: item for item in fetch(uri, tmp_path).inputs.dataset_inputs}
+    assert set(found) == {"training", "eval"}
+    assert {tag.key: tag.value for tag in found["eval"].tags}["sha256"] == digest
+    assert found["training"].dataset.digest == digest[:36]
+    assert json.loads(found["training"].dataset.profile) == {"num_rows": 12}
+
+
+def test_artifacts_arrive_and_training_args_never(uri: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "sub").mkdir(parents=True)
+    (model / "weights.safetensors").write_bytes(b"\x00\xff")
+    (model / "sub" / "vocab.json").write_text('{"password": 12}')
+    (model / "training_args.bin").write_bytes(HF.encode())
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: one\n")
+    run = begin(uri, tmp_path / "run", artifacts=[recipe])
+    run.log_text("first", "notes/a.txt")
+    run.log_text("second", "notes/a.txt")
+    run.log_folder(model, "model")
+    with pytest.raises(TrackingError, match="tokens"):
+        run.log_artifact(model / "training_args.bin")
+    run.finish("FINISHED", WAIT)
+    found = list_artifacts(uri, tmp_path / "run")
+    found.pop("ftrun/metrics.jsonl")
+    assert found == {
+        "ftrun/recipe.yaml": b"name: one\n",
+        "ftrun/notes/a.txt": b"second",
+        "model/weights.safetensors": b"\x00\xff",
+        "model/sub/vocab.json": b'{"password": 12}',
+    }
+
+
+def test_an_artifact_that_is_gone_is_told_and_stops_nothing(uri: str, tmp_path: Path) -> None:
+    lost = tmp_path / "lost.txt"
+    run = begin(uri, tmp_path / "run", artifacts=[lost])
+    run.log(1, {"loss": 1.0})
+    outcome = run.finish("FINISHED", WAIT)
+    assert "lost.txt is not there any more" in outcome
+    assert history(uri, tmp_path / "run", "loss") == [(1, 1.0)]
+
+
+def test_secrets_are_nowhere_in_the_store(tmp_path: Path) -> None:
+    secrets = [HF, "hunter2pw", "sk-proj-" + "a1b2" * 8, "AKIA" + "ABCD1234EFGH5678", "cookie77monster"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"training:\n  hub_token: cookie77monster\nmodel:\n  path: {HF}\n")
+    store = tmp_path / "store"
+    run = begin(
+        f"sqlite:///{store}/mlflow.db",
+        tmp_path / "run",
+        params={"training": {"hub_token": "cookie77monster", "note": f"with {HF}"}},
+        tags={"db_password": "hunter2pw", "note": secrets[2]},
+        artifacts=[recipe],
+        datasets=[TrackedData("d", "https://me:hunter2pw@example.org/d", "0" * 64, 1, "training")],
+    )
+    run.log_text(f'key {secrets[3]} and {{"api_key": "cookie77monster"}}', "log.txt")
+    run.set_tags({"ftrun.failure": f"no access with {HF}"})
+    run.finish("FAILED", WAIT)
+    assert not run.pending
+    stored = [path.read_bytes() for path in store.rglob("*") if path.is_file()]
+    assert len(stored) >= 4
+    for secret in secrets:
+        assert not [content for content in stored if secret.encode() in content], secret
+    assert HF not in (tmp_path / "run" / "tracking.json").read_text()
+    assert HF in recipe.read_text()
+
+
+def test_a_closed_port_costs_nothing_and_loses_nothing(uri: str, closed_port: str, tmp_path: Path) -> None:
+    run = begin(closed_port, tmp_path, params={"seed": 7})
+    for step in range(500):
+        run.log(step, {"loss": float(step)})
+    run.log_text("kept", "note.txt")
+    outcome = run.finish("FINISHED", wait_seconds=0.2)
+    assert run.pending
+    assert "ftrun sync" in outcome
+    assert [entry.step for entry in read_journal(tmp_path / "metrics.jsonl")] == list(range(500))
+    document = json.loads((tmp_path / "tracking.json").read_text())
+    assert (document["uri"], document["run_id"], document["status"]) == (closed_port, "", "FINISHED")
+    with pytest.raises(TrackingError, match="did not take the record"):
+        send_pending(tmp_path)
+
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    shutil.copytree(tmp_path, moved)
+    assert "The record is in MLflow" in send_pending(moved, uri)
+    assert history(uri, moved, "loss") == [(step, float(step)) for step in range(500)]
+    assert fetch(uri, moved).data.params == {"seed": "7"}
+    assert fetch(uri, moved).info.status == "FINISHED"
+    assert list_artifacts(uri, moved)["ftrun/note.txt"] == b"kept"
+
+
+def test_a_server_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        run = begin(f"http://127.0.0.1:{deaf.getsockname()[1]}", tmp_path)
+        run.log(1, {"loss": 1.0})
+        assert "ftrun sync" in run.finish("FINISHED", wait_seconds=0.2)
+    assert len(read_journal(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_sending_everything_again_changes_nothing(uri: str, tmp_path: Path) -> None:
+    run = begin(uri, tmp_path, datasets=[TrackedData("d", "d.jsonl", "1" * 64, 5, "training")])
+    for step in range(30):
+        run.log(step, {"loss": step / 7, "nan": math.nan})
+    run.finish("FINISHED", WAIT)
+    first = fetch(uri, tmp_path)
+    document = json.loads((tmp_path / "tracking.json").read_text())
+    forgotten = {
+        "run_id": "",
+        "journals_sent": {},
+        "params_sent": False,
+        "datasets_sent": False,
+        "tags_sent": {},
+    }
+    (tmp_path / "tracking.json").write_text(json.dumps({**document, **forgotten}))
+    send_pending(tmp_path)
+    again = fetch(uri, tmp_path)
+    assert again.info.run_id == first.info.run_id
+    assert history(uri, tmp_path, "loss") == [(step, step / 7) for step in range(30)]
+    assert len(history(uri, tmp_path, "nan")) == 30
+    assert again.inputs.to_dictionary() == first.inputs.to_dictionary()
+
+
+def test_a_resumed_run_goes_on_in_the_same_one(uri: str, tmp_path: Path) -> None:
+    run = begin(uri, tmp_path, params={"epochs": 1})
+    run.log(1, {"loss": 2.0})
+    run.finish("KILLED", WAIT)
+    resumed = begin(uri, tmp_path, params={"epochs": 2, "extra": True})
+    resumed.log(2, {"loss": 1.0})
+    outcome = resumed.finish("FINISHED", WAIT)
+    assert resumed.run_id == run.run_id
+    assert fetch(uri, tmp_path).info.status == "FINISHED"
+    assert fetch(uri, tmp_path).data.params == {"epochs": "1", "extra": "true"}
+    assert "parameter epochs stays 1" in outcome
+    assert history(uri, tmp_path, "loss") == [(1, 2.0), (2, 1.0)]
+
+
+def test_a_run_that_was_killed_outright_is_completed_as_killed(uri: str, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom ftrun.runner.tracking.run import TrackedRun\n"
+        "run = TrackedRun.start(sys.argv[1], 'tests', 'r', Path(sys.argv[2]), {}, {}, sample_seconds=None)\n"
+        "while not run.run_id: time.sleep(0.05)\n"
+        "for step in range(50): run.log(step, {'loss': step / 3})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, uri, str(tmp_path)],
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
+        timeout=WAIT,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert fetch(uri, tmp_path).info.status == "RUNNING"
+    send_pending(tmp_path)
+    assert fetch(uri, tmp_path).info.status == "KILLED"
+    assert history(uri, tmp_path, "loss") == [(step, step / 3) for step in range(50)]
+
+
+def test_a_folder_has_one_writer(uri: str, tmp_path: Path) -> None:
+    run = begin(uri, tmp_path)
+    with pytest.raises(TrackingError, match="Another process"):
+        begin(uri, tmp_path)
+    with pytest.raises(TrackingError, match="still going"):
+        send_pending(tmp_path)
+    run.finish("FINISHED", WAIT)
+    send_pending(tmp_path)
+
+
+def test_system_metrics_arrive_under_mlflows_names(uri: str, tmp_path: Path) -> None:
+    run = begin(uri, tmp_path, sample_seconds=0.05)
+    run.finish("FINISHED", WAIT)
+    resumed = begin(uri, tmp_path, sample_seconds=0.05)
+    resumed.finish("FINISHED", WAIT)
+    steps = [step for step, _ in history(uri, tmp_path, "system/cpu_utilization_percentage")]
+    assert steps == list(range(len(steps)))
+    assert len(steps) >= 2
+    assert history(uri, tmp_path, "system/system_memory_usage_megabytes")[0][1] > 0
+    assert read_journal(tmp_path / "metrics.jsonl") == []
+
+
+def test_where_to_look_is_known_at_once(uri: str, tmp_path: Path) -> None:
+    run = begin(uri, tmp_path)
+    assert run.describe() == f"mlflow ui --backend-store-uri {uri}"
+    run.finish("FINISHED", WAIT)
+    tags = fetch(uri, tmp_path).data.tags
+    assert tags["mlflow.user"] == getpass.getuser()
+    assert {"ftrun.host", "ftrun.pid", "ftrun.key"} <= set(tags)
