@@ -140,7 +140,9 @@ def write_message(draw: random.Random, problem: str, product: str, urgency: str,
     return message.format(product=product, order=order, number=draw.randint(4, 99), name=draw.choice(NAMES))
 
 
-def make_rows(draw: random.Random, count: int, pairs: list[tuple[str, str, str]], orders: list[str]) -> list[Row]:
+def make_rows(
+    draw: random.Random, count: int, pairs: list[tuple[str, str, str]], orders: list[str]
+) -> list[Row]:
     """Draw `count` rows with different messages; two of three rows name an order."""
     rows: dict[str, Row] = {}
     while len(rows) < count:
@@ -166,7 +168,9 @@ def make_splits() -> tuple[list[Row], list[Row]]:
     kept = len(pairs) // 4
     heldout = make_rows(draw, HELDOUT_ROWS, pairs[:kept], orders[:600])
     train = make_rows(draw, TRAIN_ROWS, pairs[kept:], orders[600:])
-    shared = {row["messages"][0]["content"] for row in train} & {row["messages"][0]["content"] for row in heldout}
+    shared = {row["messages"][0]["content"] for row in train} & {
+        row["messages"][0]["content"] for row in heldout
+    }
     assert not shared, f"held-out messages are in the training rows: {sorted(shared)}"
     return train, heldout
 

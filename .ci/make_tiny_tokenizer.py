@@ -112,9 +112,13 @@ def describe() -> dict[str, object]:
 
 def main() -> None:
     """Write tokenizer.json and tokenizer_config.json and print the number of tokens."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runner" / "ftrun" / "runner" / "tiny_tokenizer"
+    folder = (
+        Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runner" / "ftrun" / "runner" / "tiny_tokenizer"
+    )
     tokenizer = train_tokenizer(read_texts())
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8", newline="\n")
+    (folder / "tokenizer.json").write_text(
+        tokenizer.to_str(pretty=True) + "\n", encoding="utf-8", newline="\n"
+    )
     config = json.dumps(describe(), indent=2) + "\n"
     (folder / "tokenizer_config.json").write_text(config, encoding="utf-8", newline="\n")
     print(f"{tokenizer.get_vocab_size()} tokens")

@@ -59,7 +59,7 @@ def test_the_trainer_writes_through_the_callback(tmp_path: Path) -> None:
     for step, main in ((3, True), (4, False)):
         state = transformers.TrainerState(global_step=step, is_world_process_zero=main)
         callback.on_log(None, state, control, logs={"loss": 0.1 + 0.2, "note": "x"})
-    run.finish("FINISHED", 0.0)
+    run.finish("FINISHED", 120.0)
     [entry] = read_journal(tmp_path / "metrics.jsonl")
     assert (entry.step, entry.metrics) == (3, {"train/loss": 0.1 + 0.2})
 

@@ -66,8 +66,8 @@ def test_keys_that_become_equal_keep_both_values() -> None:
     [
         ("training.hub_token", "abc"),
         ("tracking.tags.db_password", "12345"),
-        ("reward.api_key", "k"),
-        ("a.secret", "s"),
+        ("reward.api_key", "k3"),
+        ("a.secret", "s3"),
         ("a.token.0", "abc"),
         ("model.path", HF),
         ("x", f"Bearer {GH}"),

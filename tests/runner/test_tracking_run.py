@@ -23,6 +23,17 @@ from ftrun.schemas.errors import TrackingError
 
 WAIT = 120.0  # seconds; a busy machine needs some to import mlflow and make a store
 HF = "hf_" + "aB3" * 11
+KILLED_OUTRIGHT = """
+import os, signal, sys, time
+from pathlib import Path
+from ftrun.runner.tracking.run import TrackedRun
+run = TrackedRun.start(sys.argv[1], "tests", "r", Path(sys.argv[2]), {}, {}, sample_seconds=None)
+while not run.run_id:
+    time.sleep(0.05)
+for step in range(50):
+    run.log(step, {"loss": step / 3})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -242,14 +253,9 @@ def test_sending_everything_again_changes_nothing(uri: str, tmp_path: Path) -> N
     run.finish("FINISHED", WAIT)
     first = fetch(uri, tmp_path)
     document = json.loads((tmp_path / "tracking.json").read_text())
-    forgotten = {
-        "run_id": "",
-        "journals_sent": {},
-        "params_sent": False,
-        "datasets_sent": False,
-        "tags_sent": {},
-    }
-    (tmp_path / "tracking.json").write_text(json.dumps({**document, **forgotten}))
+    document |= {"run_id": "", "journals_sent": {}, "tags_sent": {}}
+    document |= {"params_sent": False, "datasets_sent": False}
+    (tmp_path / "tracking.json").write_text(json.dumps(document))
     send_pending(tmp_path)
     again = fetch(uri, tmp_path)
     assert again.info.run_id == first.info.run_id
@@ -273,15 +279,8 @@ def test_a_resumed_run_goes_on_in_the_same_one(uri: str, tmp_path: Path) -> None
 
 
 def test_a_run_that_was_killed_outright_is_completed_as_killed(uri: str, tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys, time\nfrom pathlib import Path\nfrom ftrun.runner.tracking.run import TrackedRun\n"
-        "run = TrackedRun.start(sys.argv[1], 'tests', 'r', Path(sys.argv[2]), {}, {}, sample_seconds=None)\n"
-        "while not run.run_id: time.sleep(0.05)\n"
-        "for step in range(50): run.log(step, {'loss': step / 3})\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, uri, str(tmp_path)],
+        [sys.executable, "-c", KILLED_OUTRIGHT, uri, str(tmp_path)],
         env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
         timeout=WAIT,
     )

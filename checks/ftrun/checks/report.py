@@ -45,7 +45,7 @@ class Report:
     """Wall time of each stage, building and checking."""
 
     facts: Sequence[tuple[str, str]] = ()
-    """What a person wants to know even when all is well: rows, tokens, parameters, each with its group."""
+    """What a person wants to know even when all is well, each line with its heading of the checklist."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -61,7 +61,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether training may start."""
-        return not self.blocking
+        return self.method is not None and not self.blocking
 
     def as_data(self) -> dict[str, Any]:
         """The report as JSON-ready data; `docs/json.md` documents it."""
@@ -72,7 +72,7 @@ class Report:
             "stage": self.stage,
             "findings": [_finding_data(finding) for finding in self.findings],
             "checks": list(self._check_data()),
-            "facts": {name: value for name, value in self.facts},
+            "facts": [{"heading": heading, "text": text} for heading, text in self.facts],
             "seconds": {stage: round(seconds, 4) for stage, seconds in self.seconds.items()},
         }
 

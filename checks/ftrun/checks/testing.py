@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from ftrun.checks.check import Check, Fault
 from ftrun.checks.report import Report
 
@@ -41,6 +43,9 @@ class World:
     recipe_text: str | None = None
     """The recipe file's text, where it is to differ from what `recipe` dumps to."""
 
+    sets: list[str] = field(default_factory=list)
+    """What the command line lays over the recipe with `--set`."""
+
     damages: dict[type, list[Callable[[Any], Any]]] = field(default_factory=dict)
 
     def after(self, stage: type[Stage], damage: Callable[[Stage], Stage]) -> None:
@@ -54,8 +59,8 @@ class World:
         if self.eval_rows is not None:
             _write_rows(self.folder / "eval.jsonl", self.eval_rows)
         path = self.folder / "recipe.yaml"
-        # JSON is YAML; numbers such as 2e-05 stay numbers in both.
-        text = self.recipe_text if self.recipe_text is not None else json.dumps(self.recipe, indent=2)
+        # Not JSON: YAML takes its numbers without a dot, such as 5e-05, for text.
+        text = self.recipe_text if self.recipe_text is not None else yaml.safe_dump(self.recipe, sort_keys=False)
         path.write_text(text, encoding="utf-8")
         return path
 
@@ -168,7 +173,7 @@ def assert_whole(check: Check) -> None:
 
 def assert_silent(check: Check, world: World, climb: Climb) -> None:
     """Nothing is found in a healthy world."""
-    report = climb(world.write(), checks=(check,), after=world.apply)
+    report = climb(world.write(), checks=(check,), sets=world.sets, after=world.apply)
     (result,) = report.results
     assert result.verdict in ("passed", "not_applicable"), f"{check.id} cries wolf: {result.findings}{result.reason}"
 
@@ -176,7 +181,7 @@ def assert_silent(check: Check, world: World, climb: Climb) -> None:
 def assert_catches(check: Check, fault: Fault, world: World, climb: Climb) -> None:
     """The fault is found by the check that documents it, with something to do about it."""
     fault(world)
-    report = climb(world.write(), checks=(check,), after=world.apply)
+    report = climb(world.write(), checks=(check,), sets=world.sets, after=world.apply)
     (result,) = report.results
     assert result.verdict == "found", f"{check.id} misses {fault.__name__}: {result.verdict} {result.reason}"
     assert all(finding.message and finding.fix for finding in result.findings)

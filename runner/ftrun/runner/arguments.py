@@ -12,6 +12,9 @@ from ftrun.schemas.errors import ModelError
 
 Config = TypeVar("Config")
 
+SPENT = ("model_init_kwargs", "truncation_mode", "shuffle_dataset")
+"""Settings that have had their effect when the trainer is built: on loading, and on the rows."""
+
 
 def make_arguments(config: type[Config], at: AtEnvironment, folder: Path) -> Config:
     """An instance of TRL's config for this run, with checkpoints under `folder`.
@@ -26,10 +29,10 @@ def make_arguments(config: type[Config], at: AtEnvironment, folder: Path) -> Con
         "dataset_kwargs": {"skip_prepare_dataset": True},  # rows are tokenised already
         "disable_tqdm": True,
         "bf16": choose_bf16(at),
+        "dataloader_pin_memory": bool(at.machine.devices),
     }
-    without = ("model_init_kwargs",)  # spent when the model was loaded
     try:
-        return config(**{**decided, **{key: value for key, value in written.items() if key not in without}})
+        return config(**{**decided, **{key: value for key, value in written.items() if key not in SPENT}})
     except (ValueError, TypeError, ImportError) as error:
         raise ModelError(f"training: {first_line(error)}") from error
 

@@ -26,6 +26,7 @@ from ftrun.checks.stages import (
     widen,
 )
 from ftrun.runner.data.files import read_head
+from ftrun.runner.facts import describe
 from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.load import RecipeFile, load_recipe
 from ftrun.schemas.resolve import resolve
@@ -48,14 +49,14 @@ class Ascent:
 def climb(path: str | Path, *, checks: Iterable[Check], **options: Any) -> Report:
     """Check a recipe without training. What is built on the way is thrown away; options as for `ascend`."""
     with tempfile.TemporaryDirectory(prefix="ftrun-") as folder:
-        return ascend(path, checks=checks, folder=Path(folder), **options).report
+        return ascend(path, checks=checks, folder=lambda file: Path(folder), **options).report
 
 
 def ascend(
     path: str | Path,
     *,
     checks: Iterable[Check],
-    folder: Path,
+    folder: Callable[[RecipeFile], Path],
     sets: Sequence[str] = (),
     ignore: Mapping[str, str] | None = None,
     upto: type[AtRecipe] = STAGES[-1],
@@ -67,7 +68,7 @@ def ascend(
 
     A stage is built where a check waits for it or for a later one, or where it is not beyond `needed`. A
     finding that blocks, or a stage that cannot be built, ends the climb: later checks are skipped with that
-    reason. `folder` receives what the trainer writes. `after` is given each stage as built and returns the
+    reason. `folder` is called when the trainer is built and returns where it writes. `after` is given each stage as built and returns the
     one to go on with: tests plant faults there. `announce` is told the name of each stage before it is built.
     """
     checks = list(checks)
@@ -111,7 +112,8 @@ def ascend(
         if stopped is None and any(blocks(finding, fail_on) for result in new for finding in result.findings):
             stopped = f"stopped by what the {name} stage found"
     reached = STAGE_NAMES[type(at)] if at is not None else "recipe"
-    return Ascent(Report(str(path), method, reached, results, fail_on, seconds), at)
+    facts = tuple(describe(at))
+    return Ascent(Report(str(path), method, reached, results, fail_on, seconds, facts), at)
 
 
 def _since(began: float, name: str) -> dict[str, float]:
@@ -129,7 +131,9 @@ def _is_wanted(
     return any(one.stage in waiting for one in checks)
 
 
-def _build(stage: type[AtRecipe], file: RecipeFile, at: AtRecipe | None, folder: Path) -> AtRecipe:
+def _build(
+    stage: type[AtRecipe], file: RecipeFile, at: AtRecipe | None, folder: Callable[[RecipeFile], Path]
+) -> AtRecipe:
     if stage is AtRecipe:
         return AtRecipe(resolve(file.recipe), file, _look_at_sources(file))
     assert at is not None
@@ -141,7 +145,7 @@ def _build(stage: type[AtRecipe], file: RecipeFile, at: AtRecipe | None, folder:
     if stage is AtData:
         return cast(AtRecipe, method.build_data(at))
     if stage is AtModel:
-        return cast(AtRecipe, method.build_model(at, folder))
+        return cast(AtRecipe, method.build_model(at, folder(file)))
     from ftrun.runner.step import take_step
 
     return take_step(cast(AtModel, at))

@@ -1,14 +1,17 @@
 """The dry step: one forward pass, backward pass and optimizer step of the real trainer, then all put back.
 
-Weights, buffers, optimizer, random states and the trainer's own counters are restored bit for bit, so a run
-that was looked at in this way and one that was not have identical losses.
+Trained weights, buffers, optimizer, random states and the trainer's own counters are restored bit for bit, so
+a run that was looked at in this way and one that was not have identical losses. The one thing that is not
+saved is a weight that is neither trained nor held by the optimizer: a step that changes one is a finding.
 """
 
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,121 +23,220 @@ if TYPE_CHECKING:
     import torch
     from transformers import Trainer
 
+Weights = Mapping[str, "torch.Tensor"]
+"""Copies, in main memory, of the weights that a step may change, by the names of the model's parameters."""
+
 
 def take_step(at: AtModel) -> AtStep:
-    """What one step does. Exceptions of the step are recorded in it, not raised."""
-    with _restored(at.trainer):
-        step = _step(at.trainer)
+    """What one step of training on its first micro-batch does, at the peak learning rate.
+
+    Exceptions of the step are recorded in it, not raised. Main memory is needed for one copy of the trained
+    weights.
+    """
+    trainer = at.trainer
+    with (
+        _random_restored(),
+        _trainer_restored(trainer),
+        _optimizer_restored(trainer.optimizer),
+        _model_restored(trainer.model, trainer.optimizer) as weights,
+        _checkpointed(trainer),
+    ):
+        step = _step(trainer, weights)
     return widen(at, AtStep, step=step)
 
 
-def _step(trainer: Trainer) -> Step:
-    model = trainer.model
-    model.train()
-    step, phase = Step(), "batch"
+def _step(trainer: Trainer, weights: Weights) -> Step:
+    step = Step()
+    phase: Phase = "batch"
     try:
         batch, items = _first_batch(trainer)
         step, phase = replace(step, batch=batch), "forward"
-        with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
-            inputs = trainer._prepare_inputs(dict(batch))
-            loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
-        step, phase = replace(step, loss=float(loss.detach())), "backward"
+        loss = _forward(trainer, batch, items)
+        step, phase = replace(step, loss=loss.item()), "backward"
         trainer.accelerator.backward(loss)
-        step, phase = replace(step, gradients=_norms(model)), "update"
-        changed, share = _update(trainer)
+        del loss
+        phase = "update"
+        if trainer.accelerator.scaler is not None:
+            trainer.accelerator.scaler.unscale_(trainer.optimizer)
+        step = replace(step, gradients=_norms(trainer.model))
+        changed, share = _update(trainer, weights)
         return replace(step, changed=changed, changed_share=share)
     except Exception as error:  # a build boundary: whatever the step raises is what the checks report
-        return replace(step, failed=_as_phase(phase), error=error)
-
-
-def _as_phase(phase: str) -> Phase:
-    assert phase in ("batch", "forward", "backward", "update")
-    return phase  # type: ignore[return-value]  # narrowed by the assertion
+        # The frames of the traceback hold activations, which may be all the memory there is.
+        traceback.clear_frames(error.__traceback__)
+        return replace(step, failed=phase, error=error)
 
 
 def _first_batch(trainer: Trainer) -> tuple[Mapping[str, Any], Any]:
-    """The first batch that training will see, with the number of trained tokens that its loss divides by."""
-    batch = next(iter(trainer.get_train_dataloader()))
-    items = (batch["labels"] != -100).sum() if "labels" in batch else None
-    return batch, items
+    """The first micro-batch that training will see, and the number of its tokens that the loss divides by."""
+    loader = trainer.get_train_dataloader()
+    try:
+        batches, items = trainer.get_batch_samples(iter(loader), 1, trainer.args.device)
+    finally:
+        # A loader that is left in the middle stays the active one of accelerate's gradient state.
+        loader.end()
+    if not batches:
+        raise ValueError(f"the data loader gives no batch of {len(trainer.train_dataset)} rows")
+    return batches[0], items
+
+
+def _forward(trainer: Trainer, batch: Mapping[str, Any], items: Any) -> torch.Tensor:
+    """The loss, by the calls of `Trainer.training_step` that lead to it."""
+    trainer.model.train()
+    if callable(getattr(trainer.optimizer, "train", None)):  # schedule-free optimizers
+        trainer.optimizer.train()
+    # TRL divides the balancing loss of a mixture of experts by it; `Trainer` sets it before each step.
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = {
+        key: value.to(trainer.args.device) if hasattr(value, "to") else value for key, value in batch.items()
+    }
+    offloading = getattr(trainer, "maybe_activation_offload_context", None) or nullcontext()
+    # `accelerator.prepare` would put the autocast into the model for good.
+    with offloading, trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
+        loss: torch.Tensor = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=items)
+    return loss
 
 
 def _norms(model: torch.nn.Module) -> dict[str, float | None]:
     import torch
 
     named = [(name, p.grad) for name, p in model.named_parameters() if p.requires_grad]
-    present = [grad.detach().float() for _, grad in named if grad is not None]
-    norms = iter(torch.stack(torch._foreach_norm(present)).tolist() if present else [])
+    present = [
+        torch.linalg.vector_norm(grad, dtype=torch.float32).cpu() for _, grad in named if grad is not None
+    ]
+    norms = iter(torch.stack(present).tolist() if present else [])
     return {name: None if grad is None else next(norms) for name, grad in named}
 
 
-def _update(trainer: Trainer) -> tuple[frozenset[str], float]:
+def _update(trainer: Trainer, weights: Weights) -> tuple[frozenset[str], float]:
     """Clip and step as training does; the names of the parameters that changed, and the share of elements."""
     import torch
 
-    model, arguments = trainer.model, trainer.args
-    trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    frozen = {name: _checksum(p) for name, p in model.named_parameters() if not p.requires_grad}
-    if arguments.max_grad_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-    trainer.optimizer.step()
-    changed: set[str] = set()
+    model, optimizer, scaler = trainer.model, trainer.optimizer, trainer.accelerator.scaler
+    unsaved = {name: _sum_bytes(p) for name, p in model.named_parameters() if name not in weights}
+    pushed = {name: p.grad != 0 for name, p in model.named_parameters() if p.grad is not None}
+    if trainer.args.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+    changed = {
+        name for name, p in model.named_parameters() if name in unsaved and _sum_bytes(p) != unsaved[name]
+    }
     moved = total = 0
     for name, p in model.named_parameters():
-        if name in trained:
-            different = int((p.detach() != trained[name]).sum())
-            moved, total = moved + different, total + p.numel()
-            if different:
-                changed.add(name)
-        elif _checksum(p) != frozen[name]:
+        if name not in weights:
+            continue
+        different = p.detach() != weights[name].to(p.device)
+        if different.any():
             changed.add(name)
+        if name in pushed:
+            moved += int((different & pushed[name]).sum())
+            total += int(pushed[name].sum())
     return frozenset(changed), moved / total if total else 0.0
 
 
-def _checksum(tensor: torch.Tensor) -> int:
-    """A sum over the bytes: equal for equal tensors, and as good as never for others."""
+def _sum_bytes(tensor: torch.Tensor) -> int:
+    """A sum over the bytes, eight at a time: equal for equal tensors, and as good as never for others."""
     import torch
 
-    return int(tensor.detach().contiguous().view(torch.uint8).sum(dtype=torch.int64))
+    flat = tensor.detach().reshape(-1)
+    if flat.storage_offset() * flat.element_size() % 8:
+        flat = flat.clone()  # words of eight bytes begin at multiples of eight
+    data = flat.view(torch.uint8)
+    words = len(data) // 8 * 8
+    return int(data[:words].view(torch.int64).sum()) + int(data[words:].sum())
 
 
 @contextmanager
-def _restored(trainer: Trainer) -> Iterator[None]:
-    """Put back, on leaving, everything that a step changes."""
+def _random_restored() -> Iterator[None]:
     import torch
 
-    model, optimizer = trainer.model, trainer.optimizer
-    training = model.training
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    weights = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
-    buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-    had_state = bool(optimizer.state)
-    assert not had_state, "the dry step runs before any other"
-    counters = {name: _copy(getattr(trainer, name)) for name in ("_metrics", "_total_train_tokens") if hasattr(trainer, name)}
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def _trainer_restored(trainer: Trainer) -> Iterator[None]:
+    accelerator, attributes = trainer.accelerator, dict(vars(trainer))
+    scaler = accelerator.scaler
+    # Where TRL's trainers collect what they log next; no public name leads there.
+    metrics = deepcopy(getattr(trainer, "_metrics", None))
+    accelerator.scaler = deepcopy(scaler)
+    try:
+        yield
+    finally:
+        accelerator.scaler = scaler
+        accelerator.free_memory()  # forgets the prepared data loader, as training does when it begins
+        vars(trainer).clear()
+        vars(trainer).update(attributes)
+        if metrics is not None:
+            trainer._metrics = metrics
+
+
+@contextmanager
+def _optimizer_restored(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    attributes, groups = dict(vars(optimizer)), [dict(group) for group in optimizer.param_groups]
+    # Adagrad has a state from the start; with others it is empty before their first step.
+    state = {p: deepcopy(values) for p, values in optimizer.state.items()}
+    try:
+        yield
+    finally:
+        vars(optimizer).clear()
+        vars(optimizer).update(attributes)
+        for group, saved in zip(optimizer.param_groups, groups, strict=True):
+            group.clear()
+            group.update(saved)
+        optimizer.state.clear()
+        optimizer.state.update(state)
+
+
+@contextmanager
+def _model_restored(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Weights]:
+    import torch
+
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    weights = {
+        name: p.detach().to("cpu", copy=True)
+        for name, p in model.named_parameters()
+        if p.requires_grad or id(p) in held
+    }
+    buffers = [(buffer, buffer.detach().to("cpu", copy=True)) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield weights
     finally:
         with torch.no_grad():
             for name, p in model.named_parameters():
                 p.grad = None
                 if name in weights:
                     p.copy_(weights[name])
-            for name, b in model.named_buffers():
-                b.copy_(buffers[name])
-        optimizer.state.clear()
-        model.train(training)
-        for name, value in counters.items():
-            setattr(trainer, name, value)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+        for module, training in modes:
+            module.training = training
 
 
-def _copy(value: Any) -> Any:
-    """A copy of TRL's running metrics (lists by name, by mode) or of a plain number."""
-    import copy
-
-    return copy.deepcopy(value)
+@contextmanager
+def _checkpointed(trainer: Trainer) -> Iterator[None]:
+    """Activation checkpointing as `Trainer.train` turns it on: without it, a step may need memory that is not there."""
+    model, arguments = trainer.model, trainer.args
+    if not arguments.activation_checkpointing or model.is_activation_checkpointing:
+        yield
+        return
+    options = dict(arguments.activation_checkpointing_kwargs or {})
+    own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **own)
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+        model.disable_input_require_grads()

@@ -123,7 +123,8 @@ def _digest() -> str:
         "seed": SEED,
         "packages": {package: version(package) for package in ("torch", "transformers")},
         "tokenizer": {
-            name: hashlib.sha256((_tokenizer_folder() / name).read_bytes()).hexdigest() for name in TOKENIZER_FILES
+            name: hashlib.sha256((_tokenizer_folder() / name).read_bytes()).hexdigest()
+            for name in TOKENIZER_FILES
         },
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -44,3 +44,45 @@ def recognise(columns: Iterable[str]) -> str:
             return format
     needs = "; ".join(f"{format}: {', '.join(needed)}" for format, (needed, _) in COLUMNS.items())
     raise DataError(f"no format fits the columns {', '.join(present) or '(none)'}. Formats need: {needs}")
+
+
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages", "conversation", "dialogue", "dialog", "chat", "turns"),
+    "conversations": ("conversations",),
+    "prompt": ("prompt", "question", "query", "instruction", "input", "user", "problem", "context", "source"),
+    "completion": (
+        "completion",
+        "answer",
+        "response",
+        "output",
+        "assistant",
+        "solution",
+        "reply",
+        "target",
+        "label",
+        "summary",
+    ),
+    "text": ("text", "content", "document", "body"),
+}
+"""What people call the columns of a format, the likeliest first."""
+
+
+def guess_columns(columns: Iterable[str]) -> tuple[str, dict[str, str]] | None:
+    """A format that the columns could serve, and the `columns:` mapping that makes them; None for no idea.
+
+    A mapping is empty where the columns have the format's own names.
+    """
+    present = list(columns)
+    try:
+        return recognise(present), {}
+    except DataError:
+        pass
+    by_name = {name.lower().strip(): name for name in reversed(present)}
+    for format in ("prompt_completion", "messages", "text"):
+        found = {
+            column: next((by_name[name] for name in SYNONYMS[column] if name in by_name), None)
+            for column in COLUMNS[format][0]
+        }
+        if all(found.values()) and len(set(found.values())) == len(found):
+            return format, {ours: theirs for ours, theirs in found.items() if theirs and ours != theirs}
+    return None

@@ -74,7 +74,7 @@ def method_names() -> list[str]:
 def _validated(
     tree: dict[str, Any], find: Callable[[Keys], Where]
 ) -> tuple[BaseRecipe | None, list[Mistake]]:
-    """The recipe, or None, and what is wrong. Without a method, what all recipes share is still judged."""
+    """The recipe, or None, and what is wrong. Without a method, what no method changes is still judged."""
     kind, mistakes = _kind_of(tree, find)
     tables = {"model.lora": read_table("lora")}
     if kind is BaseRecipe:
@@ -90,8 +90,13 @@ def _validated(
     if error or complaints:
         homes = homes_of(kind, {section: table.fields for section, table in tables.items()})
         mistakes += [_mistake(keys, complaint, homes, find) for keys, complaint in complaints]
-        mistakes += mistakes_of(error, Ground(kind, tree, homes, find)) if error else []
+        rejected = mistakes_of(error, Ground(kind, tree, homes, find)) if error else ()
+        mistakes += [one for one in rejected if kind is not BaseRecipe or not _is_of_method(one)]
     return recipe, mistakes
+
+
+def _is_of_method(mistake: Mistake) -> bool:
+    return (mistake.where.key or "").partition(".")[0] in ("method", "data")
 
 
 def _kind_of(
@@ -101,12 +106,12 @@ def _kind_of(
     if method in known:
         kind: type[BaseRecipe] = importlib.import_module(f"ftrun.schemas.methods.{method}").Recipe
         return kind, []
-    names = ", ".join(f"`{name}`" for name in known)
+    names = " or ".join(f"`{name}`" for name in known)
     if method is None:
-        fix = f"Add `method: {known[0]}`." if len(known) == 1 else f"Add `method:` with one of {names}."
+        fix = f"Add `method:` with {names}."
         return BaseRecipe, [Mistake("missing_key", "`method` is missing.", find(("method",)), fix)]
-    near = nearest(str(method), known, cutoff=0.5)
-    message = f"There is no method {quoted(method)}; there is {names}."
+    near = nearest(method, known, cutoff=0.5) if isinstance(method, str) else None
+    message = f"`method` must be {names}, and is {quoted(method)}."
     fix = f"Did you mean `{near}`?" if near else "Write one of these."
     return BaseRecipe, [Mistake("out_of_range", message, find(("method",)), fix)]
 

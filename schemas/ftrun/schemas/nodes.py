@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yaml import MappingNode, Mark, MarkedYAMLError, Node, ScalarNode, SequenceNode, YAMLError
+from yaml.reader import Reader
 
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]
+if TYPE_CHECKING:
+    from yaml import SafeLoader
+else:
+    try:
+        from yaml import CSafeLoader as SafeLoader
+    except ImportError:  # PyYAML built without libyaml
+        from yaml import SafeLoader
 
 from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.mistake import Mistake, Where
@@ -34,8 +38,6 @@ _TAGS = frozenset(
 )
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 _EXPLICIT = re.compile(r"(?:&\S+\s+)?!")
-# What YAML allows in a text, less the byte-order mark, which may only begin a file.
-_UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
 def dotted(keys: Keys) -> str:
@@ -62,7 +64,7 @@ def plain(text: str, file: str) -> Plain:
     Raises RecipeError where no value can be made of it: bad syntax, no document or several, nested more than
     MAX_DEPTH levels deep, or more than MAX_NODES values once aliases are expanded.
     """
-    if odd := _UNPRINTABLE.search(text):
+    if odd := Reader.NON_PRINTABLE.search(text):
         line = text.count("\n", 0, odd.start()) + 1
         where = Where(file, line, odd.start() - text.rfind("\n", 0, odd.start()))
         message = f"The character U+{ord(odd.group()):04X} has no place in a text."

@@ -67,15 +67,21 @@ def _value(text: str) -> Any:
 
 def _with(layer: Layer, names: list[str], value: Any) -> Layer:
     tree = _placed(layer.tree, names, value)
-    keys: Keys = ()
-    holder: Any = tree
-    origins = dict(layer.origins)
-    for name in names:
-        keys = (*keys, int(name) if isinstance(holder, list) else name)
-        holder = holder[keys[-1]]
-        origins.setdefault(keys, Where(FILE, key=dotted(keys)))
-    origins = {known: where for known, where in origins.items() if known[: len(keys)] != keys}
-    return Layer(tree, {**origins, keys: Where(FILE, key=dotted(keys))})
+    keys = _keys(tree, names)
+    origins = {known: where for known, where in layer.origins.items() if known[: len(keys)] != keys}
+    for length in range(1, len(keys) + 1):
+        origins.setdefault(keys[:length], Where(FILE, key=dotted(keys[:length])))
+    return Layer(tree, origins)
+
+
+def _keys(holder: Any, names: list[str]) -> Keys:
+    """The path with the numbers of list entries as numbers."""
+    if not names:
+        return ()
+    if isinstance(holder, list):
+        index = int(names[0])
+        return (index, *_keys(holder[index], names[1:]))
+    return (names[0], *_keys(holder[names[0]], names[1:]))
 
 
 def _placed(holder: Any, names: list[str], value: Any, above: Keys = ()) -> Any:

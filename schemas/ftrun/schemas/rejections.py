@@ -35,13 +35,13 @@ BOUNDS = {
     "less_than": "below {lt}",
     "less_than_equal": "at most {le}",
     "finite_number": "a finite number",
-    "string_too_short": "text, and not empty",
-    "string_too_long": "at most {max_length} characters long",
+    "string_too_short": "text of {min_length} or more characters",
+    "string_too_long": "text of at most {max_length} characters",
     "too_short": "a list of {min_length} or more",
     "too_long": "a list of at most {max_length}",
 }
 PATTERNS = {
-    NAME: "of letters, digits, `.`, `-` and `_`, 100 at most, and begin with a letter or digit",
+    NAME: "of letters, digits, `.`, `-` and `_` (100 at most, the first a letter or digit)",
     CHECK_ID: "the id of a check, such as DATA007",
 }
 # What to write for a key that is missing.
@@ -113,8 +113,7 @@ def _rejection(error: ErrorDetails, tree: Any) -> Rejection:
     union, member = None, ""
     value, last = tree, len(error["loc"]) - 1
     for index, part in enumerate(error["loc"]):
-        is_entry = isinstance(value, list) and isinstance(part, int)
-        if is_entry or (isinstance(value, dict) and part in value):
+        if _holds(value, part):
             keys, value = (*keys, part), value[part]
         elif index == last and error["type"] == "missing":
             keys = (*keys, part)
@@ -123,16 +122,22 @@ def _rejection(error: ErrorDetails, tree: Any) -> Rejection:
     return Rejection(error, keys, union, member)
 
 
+def _holds(value: Any, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int)
+    return isinstance(value, dict) and part in value
+
+
 def _mistake(rejection: Rejection, ground: Ground) -> Mistake:
     error, keys = rejection.error, rejection.keys
     kind, name, context = error["type"], dotted(keys), error.get("ctx", {})
     if kind == "missing":
         return _missing_key(keys, ground)
     if kind == "extra_forbidden":
-        siblings = fields_of(shapes_at(ground.kind, keys[:-1]))
-        section = f"in `{dotted(keys[:-1])}`" if len(keys) > 1 else "in a recipe"
-        fix = meant_by(str(keys[-1]), keys[:-1], siblings, ground.homes)
-        return Mistake("unknown_key", f"There is no key `{keys[-1]}` {section}.", ground.place(keys), fix)
+        key, above = str(keys[-1]), keys[:-1]
+        section = f"`{dotted(above)}`" if above else "a recipe"
+        fix = meant_by(key, above, fields_of(shapes_at(ground.kind, above)), ground.homes)
+        return Mistake("unknown_key", f"There is no key `{key}` in {section}.", ground.place(keys), fix)
     if kind in TYPES:
         return _wrong_type(rejection, _wanted(error), ground)
     if kind == "literal_error":
@@ -159,7 +164,7 @@ def _missing_key(keys: Keys, ground: Ground) -> Mistake:
 
 def _wanted(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
-        return str(error["ctx"]["expected"]).replace("'", "`")
+        return str(error.get("ctx", {})["expected"]).replace("'", "`")
     return TYPES[error["type"]]
 
 

@@ -20,7 +20,7 @@ def resolve(recipe: RecipeT) -> RecipeT:
 
     What is written wins. `model.lora` stays as written.
     """
-    training = {**defaults(read_table(_method_of(recipe))), **recipe.training}
+    training = {**defaults(read_table(recipe.method)), **recipe.training}
     experiment = recipe.name if recipe.tracking.experiment is None else recipe.tracking.experiment
     tracking = recipe.tracking.model_copy(update={"experiment": experiment})
     return recipe.model_copy(update={"training": training, "tracking": tracking})
@@ -32,10 +32,6 @@ def digest(recipe: BaseRecipe) -> str:
     JSON lacks, as `{"float": "nan"}`."""
     text = json.dumps(_canonical(recipe.model_dump()), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _method_of(recipe: BaseRecipe) -> str:
-    return str(dict(recipe)["method"])
 
 
 def _canonical(value: Any) -> Any:

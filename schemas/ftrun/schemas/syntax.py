@@ -25,12 +25,14 @@ _LAYOUT = (
     "This does not fit what stands above it.",
     "Indent the keys of one section alike, and let nothing follow a closing quote on its line.",
 )
+_COLON = (
+    "A `:` or `?` stands where no key can begin.",
+    "Indent this line like the keys of its section, or put a text that holds `: ` in quotes.",
+)
 WORDINGS = (
-    Wording(
-        "mapping values are not allowed",
-        "A `:` stands where no key can begin.",
-        "Indent this line like the keys of its section, or put a text that holds `: ` in quotes.",
-    ),
+    Wording("mapping values are not allowed", *_COLON),
+    Wording("mapping keys are not allowed", *_COLON),
+    Wording("unexpected ':'", *_COLON),
     Wording("could not find expected ':'", "A key has no `:`.", "Write `key: value`.", opening=True),
     Wording("did not find expected key", *_LAYOUT),
     Wording("expected <block end>", *_LAYOUT),
@@ -51,9 +53,7 @@ WORDINGS = (
         "Close it with `}`, with commas between.",
         opening=True,
     ),
-    Wording(
-        "expected node content", "A value is missing here.", "Write the value, or remove the stray sign."
-    ),
+    Wording("node content", "A value is missing here.", "Write the value, or remove the stray sign."),
     Wording(
         "unexpected end of stream", "This quote is not closed.", "Close it with the same quote.", opening=True
     ),
@@ -74,7 +74,7 @@ WORDINGS = (
         "duplicate anchor", "This anchor is defined a second time.", "Give each anchor a name of its own."
     ),
     Wording(
-        "block sequence entries are not allowed",
+        "sequence entries are not allowed",
         "A `- ` stands where no list can begin.",
         "Put the entries on lines of their own under the key, or write `[a, b]`.",
     ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ftrun.checks.rows import Rows, SourceRows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
+from ftrun.runner.answers import answer_rows
 from ftrun.runner.arguments import make_arguments
 from ftrun.runner.data.rendering import read_template
 from ftrun.runner.data.sources import load_source
@@ -125,7 +127,7 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
 
     Raises ModelError where the weights do not load, or PEFT or TRL refuse them.
     """
-    from transformers import set_seed
+    from transformers import PrinterCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
     recipe = cast(Recipe, at.recipe)
@@ -143,6 +145,7 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         peft_config=None if lora is None else make_peft_config(lora),
         callbacks=list(callbacks),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dictionary; ftrun has its own lines
     trainer.create_optimizer()
     return widen(
         at,
@@ -158,3 +161,21 @@ def _checkpoint_bytes(model: Any, *, full: bool) -> int:
     """Bytes of the weights that are saved, and of two moments in the type of each trainable weight (AdamW)."""
     saved = sum(p.numel() * p.element_size() for p in model.parameters() if full or p.requires_grad)
     return saved + sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def ask(at: AtModel) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The metrics of `evaluation:` and a table of the answers; empty where the recipe asks for none."""
+    recipe = cast(Recipe, at.recipe)
+    wanted = recipe.evaluation.exact_match
+    if wanted is None or at.eval is None:
+        return {}, []
+    answers = answer_rows(
+        at.eval,
+        wanted,
+        at.model,
+        at.tokenizer,
+        at.stop_ids,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
+    )
+    table = [{**asdict(answer), "exact": answer.exact} for answer in answers]
+    return {"eval/exact_match": sum(answer.exact for answer in answers) / max(1, len(answers))}, table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.padding import Padding
@@ -43,23 +43,26 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def print_report(report: Report, console: Console, facts: Iterable[tuple[str, str]] = ()) -> None:
+def print_report(report: Report, console: Console) -> None:
     """The whole checklist: every check with its verdict, facts under their headings, findings in full."""
     by_group: dict[str, list[Result]] = {heading: [] for heading in dict.fromkeys(GROUPS.values())}
     for result in report.results:
         by_group.setdefault(GROUPS.get(result.check.group, result.check.group), []).append(result)
-    told = list(facts)
     for heading, results in by_group.items():
         shown = [one for one in results if one.verdict != "not_applicable"]
-        lines = [text for group, text in told if group == heading]
+        lines = [text for group, text in report.facts if group == heading]
         if not shown and not lines:
             continue
         console.print(Text(heading, style="bold"))
         for line in lines:
-            console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2)))
+            console.print(_indented(Text(line, style="dim"), 2))
         for result in _folded(shown):
             _print_result(result, console)
     print_verdict(report, console)
+
+
+def _indented(text: Text, width: int) -> Padding:
+    return Padding(text, (0, 0, 0, width), expand=False)
 
 
 def _folded(results: Sequence[Result]) -> Sequence[Result]:
@@ -73,28 +76,27 @@ def print_findings(report: Report, console: Console) -> None:
     """Only what was found, as `validate` shows it, in the order of the file."""
     for result in report.results:
         for finding in result.findings:
-            _print_finding(finding, console, named=True)
+            _print_finding(finding, console)
     print_verdict(report, console)
 
 
 def _print_result(result: Result, console: Console) -> None:
     if result.verdict == "found":
         for finding in result.findings:
-            _print_finding(finding, console, named=True)
+            _print_finding(finding, console)
         return
     mark, style = MARKS[result.verdict]
-    line = Text("  ").append(mark, style).append(f" {result.check.id} ", "dim")
-    line.append(result.check.title, "" if result.verdict == "passed" else "dim")
+    line = Text(mark, style).append(f" {result.check.id} ", "dim")
+    line.append(result.check.title, "default" if result.verdict == "passed" else "dim")
     if result.reason:
         line.append(f": {result.reason}", "dim")
-    console.print(line)
+    console.print(_indented(line, 2))
 
 
-def _print_finding(finding: Finding, console: Console, *, named: bool) -> None:
+def _print_finding(finding: Finding, console: Console) -> None:
     mark, style = MARKS["ignored" if finding.ignored else finding.severity or "error"]
-    line = Text("  ").append(mark, style)
-    line.append(f" {finding.id} " if named else " ", "dim").append(finding.message, style if mark == "✗" else "")
-    console.print(line)
+    line = Text(mark, style).append(f" {finding.id} ", "dim").append(finding.message, style if mark == "✗" else "default")
+    console.print(_indented(line, 2))
     where = str(finding.where)
     rows = [Text(f"at {where}", "dim")] if where else []
     rows += [Text(text, "dim") for text in finding.evidence]
@@ -102,7 +104,7 @@ def _print_finding(finding: Finding, console: Console, *, named: bool) -> None:
     if finding.ignored:
         rows.append(Text(f"ignored: {finding.ignored}", "dim"))
     for row in rows:
-        console.print(Padding(row, (0, 0, 0, 4)))
+        console.print(_indented(row, 4))
 
 
 def print_verdict(report: Report, console: Console) -> None:

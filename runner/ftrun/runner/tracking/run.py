@@ -149,7 +149,7 @@ class TrackedRun:
         self._record.change(lambda ledger: add_upload(ledger, place_in(self._record.folder, path), folder))
 
     def log_text(self, text: str, name: str) -> None:
-        """Upload a text, without its secrets, as `ftrun/<name>`; it also stays at that place in the run folder."""
+        """Upload a text without its secrets as `ftrun/<name>`; the run folder keeps it at the same place."""
         place = PurePosixPath(ARTIFACTS, name)
         path = self._record.folder / place
         path.parent.mkdir(parents=True, exist_ok=True)

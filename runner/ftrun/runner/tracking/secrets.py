@@ -16,7 +16,7 @@ SECRET = "<secret>"
 SHAPES = re.compile(
     r"""
     \b(?: hf_[A-Za-z0-9]{16,}
-      | sk-(?=[\w\-]*\d)[\w\-]{16,}
+      | sk-(?=[\w\-]{0,200}\d)[\w\-]{16,}
       | (?:AKIA|ASIA)[0-9A-Z]{16}
       | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w\-]{16,}
       | xox[abprs]-[\w\-]{10,} | AIza[\w\-]{35}
@@ -26,7 +26,7 @@ SHAPES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-URL_USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.\-]*)://(?P<user>[^\s/@'\"<>]+)@", re.IGNORECASE)
+URL_USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.\-]{0,20})://(?P<user>[^\s/@'\"<>]+)@", re.IGNORECASE)
 NAME = r"(?:token|passw(?:or)?d|secret|api[_\-]?key|access[_\-]?key|private[_\-]?key)"
 SECRET_NAME = re.compile(NAME + "$", re.IGNORECASE)
 SPECIAL_TOKEN = re.compile(
@@ -91,9 +91,9 @@ def _stands_alone(found: re.Match[str], name: str) -> bool:
         return name.isupper() or any(letter.isdigit() for letter in value)
     if "=" in found["sign"]:
         return False
-    before = found.string[: found.start()]
-    line_start = before[before.rfind("\n") + 1 :]
-    return re.fullmatch(r"[\s+\-]*[\w.\-]*|.*[{,]\s*[\"']?[\w.\-]*", line_start) is not None
+    line_start = found.string.rfind("\n", 0, found.start()) + 1
+    before = found.string[max(line_start, found.start() - 200) : found.start()]
+    return re.fullmatch(r"[\s+\-]*[\"']?[\w.\-]*|.*[{,]\s*[\"']?[\w.\-]*", before) is not None
 
 
 def _name_of(found: re.Match[str]) -> str:

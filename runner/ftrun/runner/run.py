@@ -1,0 +1,190 @@
+"""`ftrun RECIPE`: check, train, ask, save, record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from rich.console import Console
+
+from ftrun.checks.catalogue import load_checks
+from ftrun.checks.report import Report
+from ftrun.checks.stages import AtModel
+from ftrun.runner import interruption, progress
+from ftrun.runner.data.digest import digest_rows, digest_source
+from ftrun.runner.interruption import Interruption, watch_signals
+from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
+from ftrun.runner.model import first_line
+from ftrun.runner.preflight import ascend
+from ftrun.runner.printing.text import print_report
+from ftrun.runner.tracking.callback import make_callback
+from ftrun.runner.tracking.git import describe_git
+from ftrun.runner.tracking.ledger import TrackedData
+from ftrun.runner.tracking.run import TrackedRun
+from ftrun.runner.tracking.secrets import redact_text
+from ftrun.runner.tracking.store import resolve_uri
+from ftrun.schemas.errors import RunError
+from ftrun.schemas.load import RecipeFile
+from ftrun.schemas.resolve import digest
+
+DONE, FAILED, INVALID, NOT_READY, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def run_recipe(
+    path: Path, *, sets: Sequence[str], ignore: Mapping[str, str], out: Console, err: Console
+) -> int:
+    """Train a recipe and return the exit code. Results go to `out`, progress to `err`."""
+    require_training(str(path))
+    settle_libraries()
+    folders: list[Path] = []
+
+    def take_folder(file: RecipeFile) -> Path:
+        folders.append(make_run_folder(Path(file.recipe.output), file.recipe.name))
+        return folders[-1]
+
+    def announce(stage: str) -> None:
+        err.print(f"checking the {stage} …", style="dim")
+        if stage == "data":
+            silence_bars()
+
+    ascent = ascend(
+        path,
+        checks=load_checks(),
+        folder=take_folder,
+        sets=sets,
+        ignore=ignore,
+        needed=AtModel,
+        announce=announce,
+    )
+    print_report(ascent.report, out)
+    if not ascent.report.ok:
+        for folder in folders:
+            shutil.rmtree(folder)
+        return INVALID if ascent.report.method is None else NOT_READY
+    return _train(cast(AtModel, ascent.at), ascent.report, folders[-1], out, err)
+
+
+def make_run_folder(output: Path, name: str) -> Path:
+    """A new folder `<output>/<name>-<n>`, with the first n that is free."""
+    output.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = output.absolute() / f"{name}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _train(at: AtModel, report: Report, folder: Path, out: Console, err: Console) -> int:
+    uri = resolve_uri(at.recipe.tracking.uri, Path(at.recipe.output))
+    stop = Interruption()
+    run = TrackedRun.start(
+        uri,
+        at.recipe.tracking.experiment or at.recipe.name,
+        folder.name,
+        folder,
+        params=at.recipe.model_dump(mode="json"),
+        tags=_tags(at, report, folder),
+        datasets=_datasets(at),
+        artifacts=_write_record(at, report, folder),
+    )
+    err.print(f"training {folder.name}: {at.steps:,} steps", style="dim")
+    for callback in (make_callback(run), progress.make_callback(err), interruption.make_callback(stop)):
+        at.trainer.add_callback(callback)
+    with run, watch_signals(stop):
+        try:
+            at.trainer.train()
+        except Exception as error:  # the build boundary of training: torch, TRL and drivers raise what they like
+            (folder / "error.txt").write_text(redact_text(traceback.format_exc()), encoding="utf-8")
+            run.log_artifact(folder / "error.txt")
+            raise RunError(
+                f"training stopped with {first_line(error)} at step {at.trainer.state.global_step}; "
+                f"the traceback is in {folder / 'error.txt'}"
+            ) from error
+        if stop.asked:
+            return _leave(at, run, folder, out)
+        _finish(at, run, folder, out)
+        out.print(run.finish("FINISHED"))
+    return DONE
+
+
+def _leave(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> int:
+    checkpoint = folder / "checkpoints" / f"checkpoint-{at.trainer.state.global_step}"
+    run.set_tags({"ftrun.failure": "interrupted"})
+    out.print(f"interrupted at step {at.trainer.state.global_step}; the checkpoint is {checkpoint}")
+    out.print(run.finish("KILLED"))
+    return INTERRUPTED
+
+
+def _finish(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
+    """Save the model, ask it, and say what came of it."""
+    model = folder / "model"
+    at.trainer.save_model(str(model))
+    # A pickle of the arguments, which no one should have to load, with any token in clear.
+    (model / "training_args.bin").unlink(missing_ok=True)
+    method = import_module(f"ftrun.runner.methods.{at.recipe.method}")
+    step = at.trainer.state.global_step
+    began = time.monotonic()
+    metrics, table = method.ask(at)
+    if metrics:
+        run.log(step, metrics)
+        run.log_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "answers.jsonl")
+        for name, value in metrics.items():
+            out.print(f"{name}: {value:.1%} of {len(table)} held-out rows ({time.monotonic() - began:.1f} s)")
+    out.print(f"the model is in {model}")
+
+
+def _tags(at: AtModel, report: Report, folder: Path) -> dict[str, str]:
+    warned = any(finding.severity == "warning" for finding in report.findings)
+    return {
+        "ftrun.version": metadata.version("ftrun"),
+        "ftrun.kind": "run",
+        "ftrun.method": at.recipe.method,
+        "ftrun.recipe.digest": digest(at.recipe),
+        "ftrun.tokens.digest": digest_rows(at.train),
+        "ftrun.preflight": "warn" if warned else "pass",
+        "ftrun.folder": str(folder),
+        **describe_git(at.file.folder),
+        **at.recipe.tracking.tags,
+    }
+
+
+def _datasets(at: AtModel) -> list[TrackedData]:
+    tracked = []
+    for count in at.counts:
+        source = next(one for one in at.sources if one.label == count.label)
+        context = "training" if count.split == "train" else "eval"
+        tracked.append(
+            TrackedData(
+                name=source.label,
+                source=source.label,
+                digest=digest_source(source, at.file.folder),
+                rows=count.kept,
+                context=cast(Any, context),
+            )
+        )
+    return tracked
+
+
+def _write_record(at: AtModel, report: Report, folder: Path) -> list[Path]:
+    """Write what describes the run into its folder: recipe as written and resolved, preflight report."""
+    written = folder / "recipe.yaml"
+    written.write_text(redact_text(at.file.documents[0].text), encoding="utf-8")
+    resolved = folder / "recipe.resolved.yaml"
+    text = yaml.safe_dump(at.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    resolved.write_text(redact_text(text), encoding="utf-8")
+    checked = folder / "preflight.json"
+    data = report.as_data() | {"rows": [asdict(count) for count in at.counts]}
+    checked.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
+    return [written, resolved, checked]

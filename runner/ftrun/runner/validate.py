@@ -1,0 +1,85 @@
+"""`ftrun validate` and `ftrun preflight`: the climb without the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ftrun.checks.catalogue import load_checks
+from ftrun.checks.report import Report
+from ftrun.checks.stages import STAGE_NAMES, AtRecipe
+from ftrun.runner.preflight import ascend, climb
+
+DONE, INVALID, NOT_READY = 0, 2, 3
+
+
+def validate_recipes(
+    recipes: Sequence[Path], *, sets: Sequence[str], ignore: Mapping[str, str], format: str
+) -> int:
+    """Check the text of recipes, print what was found, and return the exit code."""
+    checks = load_checks(upto="recipe")
+    reports = [climb(path, checks=checks, sets=sets, ignore=ignore, upto=AtRecipe) for path in recipes]
+    print_reports(reports, format)
+    return max(exit_code(report) for report in reports)
+
+
+def preflight_recipe(
+    recipe: Path, *, upto: str, sets: Sequence[str], ignore: Mapping[str, str], format: str
+) -> int:
+    """Climb to the stage `upto`, print the checklist, and return the exit code."""
+    import tempfile
+
+    from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
+    from ftrun.runner.printing.text import make_console, print_report
+
+    if upto != "recipe":
+        require_training("preflight")
+        settle_libraries()
+    err = make_console(stderr=True)
+
+    def announce(stage: str) -> None:
+        err.print(f"checking the {stage} …", style="dim")
+        if stage == "data":
+            silence_bars()
+
+    last = next(stage for stage, name in STAGE_NAMES.items() if name == upto)
+    with tempfile.TemporaryDirectory(prefix="ftrun-") as folder:
+        ascent = ascend(
+            recipe,
+            checks=load_checks(upto),
+            folder=lambda file: Path(folder),
+            sets=sets,
+            ignore=ignore,
+            upto=last,
+            needed=last,
+            announce=announce,
+        )
+        if format == "text":
+            print_report(ascent.report, make_console())
+        else:
+            print_reports([ascent.report], format)
+    return exit_code(ascent.report)
+
+
+def exit_code(report: Report) -> int:
+    """0 where training may start, 2 where the file is no recipe, 3 where checks found errors."""
+    if report.ok:
+        return DONE
+    return INVALID if report.method is None else NOT_READY
+
+
+def print_reports(reports: Sequence[Report], format: str) -> None:
+    """Print what was found in each recipe, for people or for machines."""
+    if format == "text":
+        from ftrun.runner.printing.text import make_console, print_findings
+
+        console = make_console()
+        for report in reports:
+            print_findings(report, console)
+        return
+    from ftrun.runner.printing import machine
+
+    formats = {"json": machine.format_json, "sarif": machine.format_sarif, "github": machine.format_github}
+    text = formats[format](reports)
+    if text:
+        print(text)
