@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-TRAIN_ROWS = 800
+TRAIN_ROWS = 900
 HELDOUT_ROWS = 200
 SEED = 20
 
@@ -93,7 +93,13 @@ URGENCY = {
         "Answer whenever you like.",
         "This can wait.",
     ),
-    "normal": ("", "", "Thank you for your help.", "What should I do?", "Please let me know.", "Any advice?"),
+    "normal": (
+        "I look forward to your answer.",
+        "Thank you for your help.",
+        "What should I do?",
+        "Please let me know.",
+        "Any advice?",
+    ),
 }
 
 ORDERS = (
@@ -129,13 +135,13 @@ def write_message(draw: random.Random, problem: str, product: str, urgency: str,
     sentences = [problem, draw.choice(URGENCY[urgency])]
     if order is not None:
         sentences.append(draw.choice(ORDERS))
-    if draw.random() < 0.4:
+    if draw.random() < 0.35:
         sentences.append(draw.choice(DETAILS))
     draw.shuffle(sentences)
     greeting = draw.choice(GREETINGS) if draw.random() < 0.6 else ""
     closing = draw.choice(CLOSINGS) if draw.random() < 0.4 else ""
     message = " ".join(part for part in (greeting, *sentences, closing) if part)
-    if draw.random() < 0.15:
+    if draw.random() < 0.1:
         message = message.lower()
     return message.format(product=product, order=order, number=draw.randint(4, 99), name=draw.choice(NAMES))
 
@@ -150,7 +156,8 @@ def make_rows(
         urgency = draw.choice(tuple(URGENCY))
         order = draw.choice(orders) if draw.random() < 0.67 else None
         message = write_message(draw, problem, product, urgency, order)
-        answer = f"team: {team} | product: {product} | urgency: {urgency} | order: {'given' if order else 'missing'}"
+        stated = "given" if order else "missing"
+        answer = f"team: {team} | product: {product} | urgency: {urgency} | order: {stated}"
         rows[message] = {
             "messages": [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
         }

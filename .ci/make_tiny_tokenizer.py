@@ -1,10 +1,11 @@
 """Train the tokenizer of the built-in model `tiny` on text of our own.
 
-It is a byte-level BPE, so every text of any language encodes and decodes exactly. Digits are tokens of their own.
-The text is the support rows of `make_support_data.py` and the paragraphs below. The chat template beside the
-tokenizer is written by hand and left alone.
+It is a byte-level BPE, so every text of any language encodes and decodes exactly. Digits are tokens of
+their own. The text is the support rows of `make_support_data.py` and the paragraphs below. The chat template
+beside the tokenizer is written by hand and left alone.
 
-Usage: python .ci/make_tiny_tokenizer.py [FOLDER]   (the folder is runner/ftrun/runner/tiny_tokenizer unless given)
+Usage: python .ci/make_tiny_tokenizer.py [FOLDER]
+The folder is runner/ftrun/runner/tiny_tokenizer unless given.
 """
 
 import json
@@ -19,23 +20,26 @@ SPECIAL = ("<|pad|>", "<|begin|>", "<|im_start|>", "<|im_end|>")
 CONTEXT = 2048  # positions of the model, in tokens
 
 PROSE = """
-A small model is a good place to look for a large mistake. It answers in a moment, it fits on any machine, and it
-makes the same errors as its bigger relatives: it repeats itself when the end of an answer was never shown to it, it
-forgets what it knew when the learning rate is too high, and it learns the questions by heart when they are part of
-the loss. Before a long run begins, read a few rows exactly as the model will see them. Which words are trained?
-Where does each answer stop? Is anything cut off? Then look at the numbers again after the first hundred steps.
+A small model is a good place to look for a large mistake. It answers in a moment, it fits on any machine,
+and it makes the same errors as its bigger relatives: it repeats itself when the end of an answer was never
+shown to it, it forgets what it knew when the learning rate is too high, and it learns the questions by
+heart when they are part of the loss. Before a long run begins, read a few rows exactly as the model will
+see them. Which words are trained? Where does each answer stop? Is anything cut off? Then look at the
+numbers again after the first hundred steps.
 
-You are a helpful assistant. Please explain how this works, step by step, and keep the answer short. Thank you for
-asking! Yes, you can do that. No, it is not possible because the file does not exist. I don't know. Let's think about
-what would happen if we were to try it another way. In summary, there are three reasons: first, time; second, money;
-third, people. The weather today is warm and sunny in the north, with some rain in the evening.
+You are a helpful assistant. Please explain how this works, step by step, and keep the answer short. Thank
+you for asking! Yes, you can do that. No, it is not possible because the file does not exist. I don't know.
+Let's think about what would happen if we were to try it another way. In summary, there are three reasons:
+first, time; second, money; third, people. The weather today is warm and sunny in the north, with some rain
+in the evening.
 """
 
 MATHS = """
-Question: A shop sells 12 boxes with 8 pens each. How many pens are there in all? Answer: 12 × 8 = 96.
-If x + 3 = 10, then x = 7. The sum of the first n numbers is n(n + 1)/2. The area of a circle with radius r is πr².
-Half of 50 is 25, and 25% of 200 is 50. The derivative of x^2 is 2x. So the total is $3.50 + $1.25 = $4.75.
-The answer is 42. Let f(x) = ax + b, where a > 0 and b < 1. The probability is 1/6, so the mean is 3.5.
+Question: A shop sells 12 boxes with 8 pens each. How many pens are there in all? Answer: 12 × 8 = 96. If x
++ 3 = 10, then x = 7. The sum of the first n numbers is n(n + 1)/2. The area of a circle with radius r is
+πr². Half of 50 is 25, and 25% of 200 is 50. The derivative of x^2 is 2x. So the total is $3.50 + $1.25 =
+$4.75. The answer is 42. Let f(x) = ax + b, where a > 0 and b < 1. The probability is 1/6, so the mean is
+3.5.
 """
 
 CODE = '''
@@ -76,7 +80,7 @@ def read_texts() -> list[str]:
     """Return the text that the tokenizer learns from, the same way round every time."""
     lines = (ROOT / "recipes" / "data" / "support.train.jsonl").read_text(encoding="utf-8").splitlines()
     contents = [turn["content"] for line in lines for turn in json.loads(line)["messages"]]
-    # Twenty times, because the words of hundreds of rows would otherwise leave no tokens for English, maths and code.
+    # Twenty times: the words of hundreds of rows would otherwise leave no tokens for English, maths and code.
     return contents + [PROSE, MATHS, CODE, "system\n", "user\n", "assistant\n", "tool\n"] * 20
 
 
@@ -98,7 +102,10 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def describe() -> dict[str, object]:
-    """Return tokenizer_config.json. `TokenizersBackend` keeps transformers from rebuilding it as Llama's own."""
+    """Return tokenizer_config.json.
+
+    `TokenizersBackend` takes tokenizer.json as it is; transformers would rebuild any other class as Llama's own.
+    """
     return {
         "bos_token": "<|begin|>",
         "clean_up_tokenization_spaces": False,

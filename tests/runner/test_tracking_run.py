@@ -313,6 +313,14 @@ def test_system_metrics_arrive_under_mlflows_names(uri: str, tmp_path: Path) -> 
     assert read_journal(tmp_path / "metrics.jsonl") == []
 
 
+def test_a_sign_of_life_is_given(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftrun.runner.tracking.run.HEARTBEAT_MS", 0)
+    run = begin(uri, tmp_path)
+    run.finish("FINISHED", WAIT)
+    found = fetch(uri, tmp_path)
+    assert int(found.data.tags["ftrun.heartbeat"]) >= found.info.start_time
+
+
 def test_where_to_look_is_known_at_once(uri: str, tmp_path: Path) -> None:
     run = begin(uri, tmp_path)
     assert run.describe() == f"mlflow ui --backend-store-uri {uri}"

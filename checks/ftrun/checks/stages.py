@@ -155,7 +155,7 @@ class Step:
     """Parameters that the optimizer step changed, of all parameters of the model."""
 
     changed_share: float | None = None
-    """Share of the trainable elements whose value changed in that step."""
+    """Share of the trainable elements with a gradient other than zero whose value that step changed."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,9 @@ class World:
             _write_rows(self.folder / "eval.jsonl", self.eval_rows)
         path = self.folder / "recipe.yaml"
         # Not JSON: YAML takes its numbers without a dot, such as 5e-05, for text.
-        text = self.recipe_text if self.recipe_text is not None else yaml.safe_dump(self.recipe, sort_keys=False)
+        text = (
+            self.recipe_text if self.recipe_text is not None else yaml.safe_dump(self.recipe, sort_keys=False)
+        )
         path.write_text(text, encoding="utf-8")
         return path
 
@@ -121,7 +123,9 @@ def sft_lora(folder: Path) -> World:
     """Prompt and answer, LoRA on every linear layer."""
     lora = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
     return _base(
-        folder, model={"path": "tiny", "lora": lora}, training={**_base(folder).recipe["training"], "learning_rate": 2e-4}
+        folder,
+        model={"path": "tiny", "lora": lora},
+        training={**_base(folder).recipe["training"], "learning_rate": 2e-4},
     )
 
 
@@ -175,7 +179,9 @@ def assert_silent(check: Check, world: World, climb: Climb) -> None:
     """Nothing is found in a healthy world."""
     report = climb(world.write(), checks=(check,), sets=world.sets, after=world.apply)
     (result,) = report.results
-    assert result.verdict in ("passed", "not_applicable"), f"{check.id} cries wolf: {result.findings}{result.reason}"
+    assert result.verdict in ("passed", "not_applicable"), (
+        f"{check.id} cries wolf: {result.findings}{result.reason}"
+    )
 
 
 def assert_catches(check: Check, fault: Fault, world: World, climb: Climb) -> None:

@@ -88,7 +88,9 @@ def _generate(
     width = max(len(prompt) for prompt in prompts)
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
+    )
     options: dict[str, Any] = {
         "do_sample": False,
         "max_new_tokens": max_new_tokens,
@@ -97,5 +99,7 @@ def _generate(
     }
     with torch.no_grad():
         # A sampling model's temperature and top-p would only raise warnings beside do_sample=False.
-        written = model.generate(input_ids=ids, attention_mask=mask, temperature=None, top_p=None, top_k=None, **options)
+        written = model.generate(
+            input_ids=ids, attention_mask=mask, temperature=None, top_p=None, top_k=None, **options
+        )
     return [tokenizer.decode(row[width:], skip_special_tokens=True) for row in written]

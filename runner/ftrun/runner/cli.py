@@ -25,7 +25,7 @@ RUN, CHECK, LOOK = "Run", "Check", "Look"
 class RecipeOrCommand(TyperGroup):
     """A group whose first word may be a recipe: `ftrun recipe.yaml` is `ftrun run recipe.yaml`."""
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]
         if word not in self.commands and (Path(word).suffix in (".yaml", ".yml") or Path(word).exists()):
             args = ["run", *args]
@@ -71,11 +71,16 @@ class Stage(str, Enum):
     step = "step"
 
 
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Override a key: [bold]training.learning_rate=1e-5[/]. Repeatable."
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Override a key: [bold]training.learning_rate=1e-5[/]. Repeatable.",
     ),
 ]
 Ignores = Annotated[
@@ -101,10 +106,12 @@ def run(recipe: Recipe, set: Sets = None, ignore: Ignores = None) -> None:
 def init(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="What to train: sft.", show_default=False)],
     data: Annotated[
-        Path | None, typer.Argument(metavar="[DATA]", help="Your rows; their columns are read.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="Your rows; their columns are read.", show_default=False),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write. Default: METHOD.yaml here.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write. Default: METHOD.yaml here."),
     ] = None,
 ) -> None:
     """Write a short, commented starter recipe for your data, valid at once."""
@@ -140,7 +147,9 @@ def preflight(
     from ftrun.runner.validate import preflight_recipe
 
     raise typer.Exit(
-        preflight_recipe(recipe, upto=upto.value, sets=set or [], ignore=_reasons(ignore), format=format.value)
+        preflight_recipe(
+            recipe, upto=upto.value, sets=set or [], ignore=_reasons(ignore), format=format.value
+        )
     )
 
 

@@ -88,7 +88,9 @@ def _inspect_driver() -> tuple[str | None, str | None, int]:
         return None, None, 0
     try:
         shown = subprocess.run([program], capture_output=True, text=True, timeout=10, check=False).stdout
-        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=10, check=False).stdout
+        listed = subprocess.run(
+            [program, "-L"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None, None, 0
     driver = re.search(r"Driver Version:\s*([\d.]+)", shown)

@@ -28,7 +28,9 @@ def list_checks(format: str) -> None:
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
         for check in checks:
             if GROUPS.get(check.group, check.group) == heading:
-                table.add_row(check.id, Text(check.severity, "dim"), Text(name_stage(check), "dim"), check.title)
+                table.add_row(
+                    check.id, Text(check.severity, "dim"), Text(name_stage(check), "dim"), check.title
+                )
         if table.row_count:
             console.print(Text(heading, style="bold"))
             console.print(Padding(table, (0, 0, 0, 2)))
@@ -67,7 +69,11 @@ def explain_check(id: str) -> int:
         raise FtrunError(f"there is no check {id}; {hint}")
     console = make_console()
     console.print(Text(f"{check.id} {check.name}", style="bold"))
-    console.print(Text(f"{check.severity}, told at the {name_stage(check)} stage, for {', '.join(check.methods)}", "dim"))
+    console.print(
+        Text(
+            f"{check.severity}, told at the {name_stage(check)} stage, for {', '.join(check.methods)}", "dim"
+        )
+    )
     console.print()
     for line in check.documentation.splitlines():
         heading, colon, rest = line.partition(":")

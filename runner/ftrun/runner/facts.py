@@ -23,7 +23,11 @@ def describe(at: AtRecipe | None) -> Iterator[tuple[str, str]]:
 
 def _describe_machine(at: AtEnvironment) -> Iterator[tuple[str, str]]:
     machine = at.machine
-    versions = [f"{name} {machine.packages[name]}" for name in ("torch", "transformers", "trl", "peft") if machine.packages.get(name)]
+    versions = [
+        f"{name} {machine.packages[name]}"
+        for name in ("torch", "transformers", "trl", "peft")
+        if machine.packages.get(name)
+    ]
     yield "Environment", ", ".join(versions)
     if machine.devices:
         for device in machine.devices:
@@ -36,8 +40,13 @@ def _describe_data(at: AtData) -> Iterator[tuple[str, str]]:
     for count in at.counts:
         yield "Data", describe_count(count)
     for source in at.sources:
-        yield "Data", f"{source.label}: format {source.format}, loss on {source.loss_on} ({source.loss_reason})"
-    packed = f", packed into {len(at.train_dataset):,} sequences" if len(at.train_dataset) != len(at.train) else ""
+        yield (
+            "Data",
+            f"{source.label}: format {source.format}, loss on {source.loss_on} ({source.loss_reason})",
+        )
+    packed = (
+        f", packed into {len(at.train_dataset):,} sequences" if len(at.train_dataset) != len(at.train) else ""
+    )
     yield "Data", f"{len(at.train):,} training rows{packed}, {at.steps:,} steps"
 
 
@@ -67,9 +76,12 @@ def _describe_model(at: AtModel) -> Iterator[tuple[str, str]]:
     count = sum(p.numel() for p in trained)
     types = ", ".join(sorted({_short(p.dtype) for p in trained}))
     how = "LoRA" if at.recipe.model.lora is not None else "full"
-    yield "Model", (
-        f"{at.recipe.model.path}: {count:,} of {total:,} parameters train ({count / total:.2%}, {how}), "
-        f"in {types} on {at.trainer.args.device}"
+    yield (
+        "Model",
+        (
+            f"{at.recipe.model.path}: {count:,} of {total:,} parameters train ({count / total:.2%}, {how}), "
+            f"in {types} on {at.trainer.args.device}"
+        ),
     )
 
 

@@ -18,12 +18,24 @@ from ftrun.schemas.sections import Source
 EXAMPLE_ROWS = (
     ("Where can I see my invoices?", "Open Account, then Billing. Every invoice is listed there as a PDF."),
     ("How do I change my password?", "Open Account, then Security, and choose Change password."),
-    ("Can I pause my subscription?", "Yes. Open Account, then Plan, and choose Pause for up to three months."),
+    (
+        "Can I pause my subscription?",
+        "Yes. Open Account, then Plan, and choose Pause for up to three months.",
+    ),
     ("Do you ship to Norway?", "Yes. Parcels to Norway take four to six working days."),
-    ("The app shows an empty page.", "Please update the app. If the page stays empty, sign out and in again."),
-    ("Can two people share an account?", "Yes. Open Account, then People, and invite the second person by mail."),
+    (
+        "The app shows an empty page.",
+        "Please update the app. If the page stays empty, sign out and in again.",
+    ),
+    (
+        "Can two people share an account?",
+        "Yes. Open Account, then People, and invite the second person by mail.",
+    ),
     ("How long is the warranty?", "Two years from the day the parcel reaches you."),
-    ("I sent the wrong item back.", "No harm done. Write to us with both order numbers and we swap the parcels."),
+    (
+        "I sent the wrong item back.",
+        "No harm done. Write to us with both order numbers and we swap the parcels.",
+    ),
 )
 """Rows for a recipe that is started without any: enough to see everything work, not to teach a model."""
 

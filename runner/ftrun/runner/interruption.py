@@ -51,7 +51,9 @@ def make_callback(interruption: Interruption) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class StopWhenAsked(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
-        def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        def on_step_end(
+            self, args: Any, state: Any, control: TrainerControl, **kwargs: Any
+        ) -> TrainerControl:
             if interruption.asked:
                 control.should_save = True
                 control.should_training_stop = True

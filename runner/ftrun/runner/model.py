@@ -29,9 +29,7 @@ def locate_model(model: Model, folder: Path) -> str:
     return model.path
 
 
-def load_tokenizer(
-    model: Model, source: str, folder: Path, eos_token: str | None
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: Model, source: str, folder: Path, eos_token: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer, with the recipe's chat template and end-of-sequence token.
 
     Raises ModelError where there is none, or where the recipe names a template or token that is not there.
@@ -67,8 +65,12 @@ def read_chat_template(name: str, folder: Path) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, shipped, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `ftrun explain` of MODEL checks for the names"
-    raise ModelError(f"model.chat_template {name} is neither a file (looked for {path}) nor one that TRL ships; {hint}")
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else "see `ftrun explain` of MODEL checks for the names"
+    )
+    raise ModelError(
+        f"model.chat_template {name} is neither a file (looked for {path}) nor one that TRL ships; {hint}"
+    )
 
 
 def load_config(model: Model, source: str) -> PretrainedConfig:
@@ -150,11 +152,15 @@ def _quantization_config(model: Model, machine: Machine) -> Any:
     from transformers.utils import is_bitsandbytes_available
 
     if model.lora is None:
-        raise ModelError("model.quantization freezes the base weights: add model.lora, or remove model.quantization")
+        raise ModelError(
+            "model.quantization freezes the base weights: add model.lora, or remove model.quantization"
+        )
     if not is_bitsandbytes_available():
         raise ModelError("model.quantization needs bitsandbytes: pip install bitsandbytes")
     if not machine.devices:
-        raise ModelError("model.quantization needs a GPU that torch can use, and there is none: see `ftrun doctor`")
+        raise ModelError(
+            "model.quantization needs a GPU that torch can use, and there is none: see `ftrun doctor`"
+        )
     if model.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     # NF4 with double quantisation, as in QLoRA (arXiv 2305.14314).

@@ -76,8 +76,8 @@ def ascend(
     try:
         file = load_recipe(path, sets)
     except RecipeError as error:
-        results = run_checks(checks, RecipeFailed(error.mistakes), method=None, ignore={})
-        return Ascent(Report(str(path), None, "recipe", results, seconds=_since(began, "recipe")), None)
+        told = run_checks(checks, RecipeFailed(error.mistakes), method=None, ignore={})
+        return Ascent(Report(str(path), None, "recipe", told, seconds=_since(began, "recipe")), None)
 
     method = file.recipe.method
     ignored = {**file.recipe.preflight.ignore, **(ignore or {})}

@@ -56,9 +56,13 @@ def _first_of_each(rows: Rows, count: int) -> Iterator[Row]:
 
 def _legend(console: Console) -> Text:
     if console.color_system is None:
-        return Text("Trained tokens stand in «», others as they are; | divides tokens, · is a space, ⏎ a new line.")
-    return Text("Trained tokens are ").append("green", "bold green").append(
-        ", others dim; | divides tokens, · is a space, ⏎ a new line."
+        return Text(
+            "Trained tokens stand in «», others as they are; | divides tokens, · is a space, ⏎ a new line."
+        )
+    return (
+        Text("Trained tokens are ")
+        .append("green", "bold green")
+        .append(", others dim; | divides tokens, · is a space, ⏎ a new line.")
     )
 
 
@@ -66,7 +70,9 @@ def print_row(row: Row, split: str, tokenizer: PreTrainedTokenizerBase, console:
     """Print one row: where it comes from, how long it is, and its tokens with the trained ones marked."""
     trained = int((row.labels != IGNORED).sum())
     cut = f", cut from {row.full_length}" if row.truncated else ""
-    console.print(Text(f"\n{row.where} · {split} · {len(row.ids)} tokens{cut}, {trained} trained", style="bold"))
+    console.print(
+        Text(f"\n{row.where} · {split} · {len(row.ids)} tokens{cut}, {trained} trained", style="bold")
+    )
     colour = console.color_system is not None
     text = Text()
     for token, label in zip(row.ids.tolist(), row.labels.tolist(), strict=True):

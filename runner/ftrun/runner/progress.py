@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import TrainerCallback, TrainerState
 
-SHOWN = {"loss": "loss", "eval_loss": "eval loss", "grad_norm": "gradient", "mean_token_accuracy": "token accuracy"}
+SHOWN = {
+    "loss": "loss",
+    "eval_loss": "eval loss",
+    "grad_norm": "gradient",
+    "mean_token_accuracy": "token accuracy",
+}
 
 
 def make_callback(console: Console) -> TrainerCallback:
@@ -24,10 +29,17 @@ def make_callback(console: Console) -> TrainerCallback:
             self.began = time.monotonic()
 
         def on_log(
-            self, args: Any, state: TrainerState, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
+            self,
+            args: Any,
+            state: TrainerState,
+            control: Any,
+            logs: Mapping[str, Any] | None = None,
+            **kwargs: Any,
         ) -> None:
             if logs and state.is_world_process_zero and ("loss" in logs or "eval_loss" in logs):
-                console.print(describe_log(logs, state.global_step, state.max_steps, time.monotonic() - self.began))
+                console.print(
+                    describe_log(logs, state.global_step, state.max_steps, time.monotonic() - self.began)
+                )
 
     return PrintProgress()
 

@@ -105,7 +105,9 @@ def _train(at: AtModel, report: Report, folder: Path, out: Console, err: Console
     with run, watch_signals(stop):
         try:
             at.trainer.train()
-        except Exception as error:  # the build boundary of training: torch, TRL and drivers raise what they like
+        except (
+            Exception
+        ) as error:  # the build boundary of training: torch, TRL and drivers raise what they like
             (folder / "error.txt").write_text(redact_text(traceback.format_exc()), encoding="utf-8")
             run.log_artifact(folder / "error.txt")
             raise RunError(

@@ -70,11 +70,12 @@ def _step(trainer: Trainer, weights: Weights) -> Step:
 def _first_batch(trainer: Trainer) -> tuple[Mapping[str, Any], Any]:
     """The first micro-batch that training will see, and the number of its tokens that the loss divides by."""
     loader = trainer.get_train_dataloader()
+    # `accelerator.free_memory` would forget the loader too, and collects garbage for a third of a second.
+    trainer.accelerator._dataloaders.remove(loader)
     try:
         batches, items = trainer.get_batch_samples(iter(loader), 1, trainer.args.device)
     finally:
-        # A loader that is left in the middle stays the active one of accelerate's gradient state.
-        loader.end()
+        loader.end()  # left in the middle, it would stay the active loader of accelerate's gradient state
     if not batches:
         raise ValueError(f"the data loader gives no batch of {len(trainer.train_dataset)} rows")
     return batches[0], items
@@ -114,7 +115,6 @@ def _update(trainer: Trainer, weights: Weights) -> tuple[frozenset[str], float]:
 
     model, optimizer, scaler = trainer.model, trainer.optimizer, trainer.accelerator.scaler
     unsaved = {name: _sum_bytes(p) for name, p in model.named_parameters() if name not in weights}
-    pushed = {name: p.grad != 0 for name, p in model.named_parameters() if p.grad is not None}
     if trainer.args.max_grad_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
     if scaler is None:
@@ -131,9 +131,9 @@ def _update(trainer: Trainer, weights: Weights) -> tuple[frozenset[str], float]:
         different = p.detach() != weights[name].to(p.device)
         if different.any():
             changed.add(name)
-        if name in pushed:
-            moved += int((different & pushed[name]).sum())
-            total += int(pushed[name].sum())
+        if p.grad is not None:
+            moved += int((different & (p.grad != 0)).sum())
+            total += int((p.grad != 0).sum())
     return frozenset(changed), moved / total if total else 0.0
 
 
@@ -175,7 +175,6 @@ def _trainer_restored(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         accelerator.scaler = scaler
-        accelerator.free_memory()  # forgets the prepared data loader, as training does when it begins
         vars(trainer).clear()
         vars(trainer).update(attributes)
         if metrics is not None:
@@ -227,16 +226,19 @@ def _model_restored(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
 
 @contextmanager
 def _checkpointed(trainer: Trainer) -> Iterator[None]:
-    """Activation checkpointing as `Trainer.train` turns it on: without it, a step may need memory that is not there."""
+    """Activation checkpointing as `Trainer.train` turns it on: a step without it may not fit."""
     model, arguments = trainer.model, trainer.args
-    if not arguments.activation_checkpointing or model.is_activation_checkpointing:
+    if not arguments.gradient_checkpointing:
         yield
         return
-    options = dict(arguments.activation_checkpointing_kwargs or {})
-    own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **own)
+    options = dict(arguments.gradient_checkpointing_kwargs or {})
+    kwargs = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+    # transformers 5.17 calls it by the second of the two names alone, and later ones warn of that name.
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    kwargs[f"{kind}_checkpointing_kwargs"] = options or None
+    getattr(model, f"{kind}_checkpointing_enable")(**kwargs)
     try:
         yield
     finally:
-        model.activation_checkpointing_disable()
+        getattr(model, f"{kind}_checkpointing_disable")()
         model.disable_input_require_grads()

@@ -44,9 +44,9 @@ MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors")
 def locate() -> Path:
     """Return the folder of `tiny`, and build it first if this machine has none for the installed packages.
 
-    The folder is `ftrun/tiny-DIGEST` under `$XDG_CACHE_HOME` (`~/.cache` when that is unset or relative), or under
-    the temporary folder of this user when the cache cannot be written. Processes that build it at the same time
-    end with the same folder.
+    The folder is `ftrun/tiny-DIGEST` under `$XDG_CACHE_HOME` (`~/.cache` when that is unset or relative), or
+    under the temporary folder of this user when the cache cannot be written. Processes that build it at the
+    same time end with the same folder.
 
     Raises:
         ModelError: neither place can be written.
@@ -111,9 +111,12 @@ def _cache() -> Path:
 
 
 def _temporary() -> Path:
-    # One folder a user: what another user put in a shared temporary folder is not loaded.
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"ftrun-{user}"
+    """Return this user's folder in the temporary one; a new one if another user has put something in its place."""
+    user = os.getuid() if hasattr(os, "getuid") else None
+    folder = Path(tempfile.gettempdir()) / f"ftrun-{user}"
+    if user is not None and folder.exists() and folder.stat().st_uid != user:
+        return Path(tempfile.mkdtemp(prefix="ftrun-"))
+    return folder
 
 
 def _digest() -> str:

@@ -1,12 +1,12 @@
 """Formats of training rows, told by their columns.
 
-    format              columns                          becomes, in TRL's shapes
-    text                text                             {text}
-    prompt_completion   prompt, completion               {prompt, completion}, texts or lists of messages
-    messages            messages [, tools]               {messages [, tools]}
-    sharegpt            conversations [, system, tools]  {messages [, tools]}
-    alpaca              instruction, output [, input]    {prompt, completion}, as messages where there is a
-                                                         chat template, else in the layout of Stanford Alpaca
+format              columns                          becomes, in TRL's shapes
+text                text                             {text}
+prompt_completion   prompt, completion               {prompt, completion}, texts or lists of messages
+messages            messages [, tools]               {messages [, tools]}
+sharegpt            conversations [, system, tools]  {messages [, tools]}
+alpaca              instruction, output [, input]    {prompt, completion}, as messages where there is a
+                                                     chat template, else in the layout of Stanford Alpaca
 """
 
 from __future__ import annotations

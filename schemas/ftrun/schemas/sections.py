@@ -5,7 +5,7 @@ values is derived by `ftrun.schemas.resolve`. The docstring under a field is its
 the JSON Schema and so the user's editor.
 
 `training:` and `model.lora:` are not spelled out here. Their keys are those of TRL's configs and of PEFT's
-LoraConfig, known from the generated tables in `settings/` and judged by `ftrun.schemas.settings`.
+LoraConfig, known from the generated tables in `tables/` and judged by `ftrun.schemas.settings`.
 """
 
 from __future__ import annotations

@@ -76,7 +76,9 @@ def _read_columns(path: Path) -> tuple[str, ...] | None:
     except OSError as error:
         raise DataError(f"{path.name} cannot be read: {error.strerror or error}") from error
     if not isinstance(row, dict) or not row:
-        raise DataError(f"the first row of {path.name} is {_kind(row)}; a row is an object with named columns")
+        raise DataError(
+            f"the first row of {path.name} is {_kind(row)}; a row is an object with named columns"
+        )
     return tuple(row)
 
 
@@ -218,9 +220,17 @@ def _read_folder(path: Path, source: Source) -> FileRows:
 
 def _split_of(file: Path, root: Path) -> str | None:
     """The split that a file's name or folder gives: `train-00000-of-00002.parquet`, `test/a.jsonl`."""
-    words = [word for part in file.relative_to(root).with_suffix("").parts for word in part.lower().split("-")]
+    words = [
+        word for part in file.relative_to(root).with_suffix("").parts for word in part.lower().split("-")
+    ]
     words = [word for text in words for word in text.replace(".", "_").split("_")]
-    aliases = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
+    aliases = {
+        "train": "train",
+        "test": "test",
+        "validation": "validation",
+        "valid": "validation",
+        "dev": "validation",
+    }
     return next((aliases[word] for word in words if word in aliases), None)
 
 

@@ -14,7 +14,13 @@ from ftrun.schemas.sections import Source
 
 
 def load_source(
-    source: Source, key: str, folder: Path, *, loss_on: LossOn | None, has_template: bool, can_mark_turns: bool
+    source: Source,
+    key: str,
+    folder: Path,
+    *,
+    loss_on: LossOn | None,
+    has_template: bool,
+    can_mark_turns: bool,
 ) -> SourceRows:
     """Read a source and convert its rows.
 

@@ -56,7 +56,9 @@ def split_rows(
         if not eval:
             return split, None
         nothing = (0,) * len(eval)
-        return split, _weigh("eval", eval, _all_origins(eval), *_count_read(eval), nothing, eval_weights, seed)
+        return split, _weigh(
+            "eval", eval, _all_origins(eval), *_count_read(eval), nothing, eval_weights, seed
+        )
     if len(origins) < 2:
         raise DataError("data.eval.fraction needs at least two rows to divide")
     count = min(max(1, round(fraction * len(origins))), len(origins) - 1)
@@ -107,7 +109,9 @@ def _weigh(
         kept += [rows] * whole + [rows[np.sort(chosen)]]
         unused.append(len(rows) - extra if whole == 0 else 0)
         repeated.append((whole - 1) * len(rows) + extra if whole else 0)
-    return Split(name, sources, np.concatenate(kept), read, unreadable, held_out, tuple(unused), tuple(repeated))
+    return Split(
+        name, sources, np.concatenate(kept), read, unreadable, held_out, tuple(unused), tuple(repeated)
+    )
 
 
 def encode_split(

@@ -41,7 +41,9 @@ def tokenise(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> To
     trained: list[NDArray[np.bool_]] = []
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        encoded = _encode_slow(batch, tokenizer) if backend is None else _encode_fast(batch, backend, tokenizer)
+        encoded = (
+            _encode_slow(batch, tokenizer) if backend is None else _encode_fast(batch, backend, tokenizer)
+        )
         for row_ids, row_trained in encoded:
             ids.append(row_ids)
             trained.append(row_trained)
@@ -68,7 +70,9 @@ def _fast_backend(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) 
 Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]
 
 
-def _encode_fast(rows: Sequence[Rendered], backend: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
+def _encode_fast(
+    rows: Sequence[Rendered], backend: Any, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Encoded]:
     encodings: list[Encoding | None] = [None] * len(rows)
     trims = _trims_offsets(backend)
     for special in {row.special_tokens for row in rows}:

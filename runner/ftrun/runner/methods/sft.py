@@ -15,7 +15,14 @@ from ftrun.runner.arguments import make_arguments
 from ftrun.runner.data.rendering import read_template
 from ftrun.runner.data.sources import load_source
 from ftrun.runner.data.splits import count_rows, encode_split, make_dataset, split_rows
-from ftrun.runner.model import load_config, load_model, load_tokenizer, locate_model, make_peft_config, read_stop_ids
+from ftrun.runner.model import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate_model,
+    make_peft_config,
+    read_stop_ids,
+)
 from ftrun.schemas.errors import DataError
 from ftrun.schemas.methods.sft import Recipe
 from ftrun.schemas.sections import Fraction, Source
@@ -119,7 +126,9 @@ def count_steps(recipe: Recipe, rows: int) -> int:
         return int(training["max_steps"])
     batch = training["per_device_train_batch_size"]
     batches = rows // batch if training["dataloader_drop_last"] else ceil(rows / batch)
-    return ceil(training["num_train_epochs"] * max(1, ceil(batches / training["gradient_accumulation_steps"])))
+    return ceil(
+        training["num_train_epochs"] * max(1, ceil(batches / training["gradient_accumulation_steps"]))
+    )
 
 
 def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> AtModel:
@@ -159,7 +168,7 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
 
 def _checkpoint_bytes(model: Any, *, full: bool) -> int:
     """Bytes of the weights that are saved, and of two moments in the type of each trainable weight (AdamW)."""
-    saved = sum(p.numel() * p.element_size() for p in model.parameters() if full or p.requires_grad)
+    saved: int = sum(p.numel() * p.element_size() for p in model.parameters() if full or p.requires_grad)
     return saved + sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 

@@ -22,7 +22,9 @@ def format_json(reports: Sequence[Report]) -> str:
 def format_sarif(reports: Sequence[Report]) -> str:
     """All reports as one run of the tool ftrun."""
     results = [_sarif_result(finding, report) for report in reports for finding in report.findings]
-    checks = {result.check.id: result.check for report in reports for result in report.results if result.findings}
+    checks = {
+        result.check.id: result.check for report in reports for result in report.results if result.findings
+    }
     rules = [
         {
             "id": id,
@@ -33,7 +35,9 @@ def format_sarif(reports: Sequence[Report]) -> str:
         for id, check in sorted(checks.items())
     ]
     run = {"tool": {"driver": {"name": "ftrun", "rules": rules}}, "results": results}
-    return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False)
+    return json.dumps(
+        {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False
+    )
 
 
 def _sarif_result(finding: Finding, report: Report) -> dict[str, Any]:

@@ -95,7 +95,11 @@ def _print_result(result: Result, console: Console) -> None:
 
 def _print_finding(finding: Finding, console: Console) -> None:
     mark, style = MARKS["ignored" if finding.ignored else finding.severity or "error"]
-    line = Text(mark, style).append(f" {finding.id} ", "dim").append(finding.message, style if mark == "✗" else "default")
+    line = (
+        Text(mark, style)
+        .append(f" {finding.id} ", "dim")
+        .append(finding.message, style if mark == "✗" else "default")
+    )
     console.print(_indented(line, 2))
     where = str(finding.where)
     rows = [Text(f"at {where}", "dim")] if where else []
@@ -113,7 +117,11 @@ def print_verdict(report: Report, console: Console) -> None:
     for finding in report.findings:
         if finding.ignored is None:
             counts[finding.severity or "error"] += 1
-    names = [f"{count} {severity}{'s' if count > 1 and severity != 'info' else ''}" for severity, count in counts.items() if count]
+    names = [
+        f"{count} {severity}{'s' if count > 1 and severity != 'info' else ''}"
+        for severity, count in counts.items()
+        if count
+    ]
     seconds = sum(report.seconds.values())
     line = Text("✓ " if report.ok else "✗ ", "green" if report.ok else "bold red")
     line.append(report.recipe, "bold").append(": ")

@@ -30,6 +30,7 @@ RUN_KEY = "ftrun.key"
 MAX_METRICS = 1000  # MLflow's limit for one batch
 MAX_TAG = 5000  # what MLflow promises for every store
 MAX_DIGEST = 36  # MLflow's limit for a data set's digest; the whole one is a tag of the input
+MAX_REASON = 200  # characters
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # we retry ourselves; MLflow's seven take 247 s
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
@@ -75,9 +76,9 @@ def deliver(client: MlflowClient, record: LedgerFile, stopped: Stopped) -> None:
 
 
 def describe_error(error: Exception) -> str:
-    """The error in one line, without secrets."""
-    lines = str(error).strip().splitlines()
-    return redact_text(f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__)
+    """The error in one short line, without secrets; the network's own errors are long and nested."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return redact_text(text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…")
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def forget_sent(ledger: Ledger, uri: str) -> Ledger:
 
 
 def redact_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: redact_text(redact(key, str(value))) for key, value in tags.items()}
+    return {key: redact(key, str(value)) for key, value in tags.items()}
 
 
 def has_hidden_part(uri: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def describe_outcome(folder: Path, ledger: Ledger, problem: str) -> str:
         cause = f" ({problem})" if problem else ""
         return (
             f"MLflow at {ledger.uri} does not have the whole record yet{cause}; "
-            f"it is complete in {folder}, and `ftrun sync {folder}` sends the rest."
+            f"it is complete in {folder}, and `ftrun sync {shlex.quote(str(folder))}` sends the rest."
         )
     place = describe_place(ledger.uri, ledger.experiment_id, ledger.run_id)
     refused = f"; MLflow refused: {'; '.join(ledger.refused)}" if ledger.refused else ""

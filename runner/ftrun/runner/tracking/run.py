@@ -100,13 +100,17 @@ class TrackedRun:
             raise TrackingError(
                 f"Another process is writing the run in {folder}. Wait for it or choose another name."
             )
-        ledger = new_ledger(uri, experiment, name, params, {**_describe_process(), **tags}, datasets)
-        before = read_ledger(folder)
-        if before is not None and (before.uri, before.experiment) == (ledger.uri, ledger.experiment):
-            ledger = continue_ledger(before, ledger)
-        for path in artifacts:
-            ledger = add_upload(ledger, place_in(folder, path), ARTIFACTS)
-        return cls(uri, LedgerFile(folder, ledger), lock, sample_seconds)
+        try:
+            ledger = new_ledger(uri, experiment, name, params, {**_describe_process(), **tags}, datasets)
+            before = read_ledger(folder)
+            if before is not None and (before.uri, before.experiment) == (ledger.uri, ledger.experiment):
+                ledger = continue_ledger(before, ledger)
+            for path in artifacts:
+                ledger = add_upload(ledger, place_in(folder, path), ARTIFACTS)
+            return cls(uri, LedgerFile(folder, ledger), lock, sample_seconds)
+        except BaseException:
+            release_lock(lock)
+            raise
 
     @property
     def run_id(self) -> str:

@@ -51,7 +51,7 @@ def redact(name: str, text: str) -> str:
     parts = [part for part in name.split(".") if not part.isdigit()]
     if parts and _is_secret(parts[-1], text):
         return SECRET
-    return _redact_shapes(text)
+    return redact_text(text)
 
 
 def redact_text(text: str) -> str:

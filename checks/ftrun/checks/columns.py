@@ -1,0 +1,69 @@
+"""Which column of a file is which of a format, guessed by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ftrun.schemas.formats import COLUMNS
+from ftrun.schemas.spelling import nearest
+
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("question", "query", "instruction", "input", "problem", "request", "user", "human", "source"),
+    "completion": ("answer", "response", "output", "target", "reply", "solution", "assistant", "generation"),
+    "instruction": ("prompt", "question", "query", "task", "request"),
+    "output": ("response", "answer", "completion", "target", "reply", "solution"),
+    "messages": ("conversation", "dialogue", "dialog", "chat", "turns"),
+    "conversations": (),
+    "text": ("content", "body", "document", "passage", "article", "sentence"),
+}
+"""What data sets on the hub call the columns that a format needs, the most usual first."""
+
+
+def guess_columns(
+    columns: Sequence[str], formats: Iterable[str], given: Mapping[str, str]
+) -> dict[str, str] | None:
+    """A mapping from a format's names to those in `columns`, without the names that are the same.
+
+    `given` is the part that is known. Of several formats the one wins that has most columns under its own
+    names; None where the columns of no format are found.
+    """
+    found = [match for format in formats if (match := _match(COLUMNS[format][0], columns, given)) is not None]
+    if not found:
+        return None
+    best = max(found, key=lambda match: sum(ours == theirs for ours, theirs in match.items()))
+    return {ours: theirs for ours, theirs in best.items() if ours != theirs}
+
+
+def _match(needed: Sequence[str], columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str] | None:
+    match: dict[str, str] = {}
+    free = [name for name in columns if name not in given.values()]
+    for ours in needed:
+        theirs = given.get(ours) or _find(ours, free)
+        if theirs is None and needed == ("text",) and len(columns) == 1:
+            theirs = columns[0]
+        if theirs is None:
+            return None
+        match[ours] = theirs
+        free = [name for name in free if name != theirs]
+    return match
+
+
+def _find(ours: str, columns: Sequence[str]) -> str | None:
+    """The column that is called `ours` or a synonym: as a whole, as its last word, or nearly so."""
+    words = (ours, *SYNONYMS[ours])
+    for is_same in (_form, _last_word):
+        for word in words:
+            for name in columns:
+                if is_same(name) == _form(word):
+                    return name
+    return nearest(ours, columns, cutoff=0.8)
+
+
+def _form(name: str) -> str:
+    """Lower case, joined by `_`, without the s of a plural."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_").removesuffix("s")
+
+
+def _last_word(name: str) -> str:
+    return _form(name).rpartition("_")[2]

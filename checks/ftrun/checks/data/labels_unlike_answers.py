@@ -1,0 +1,172 @@
+"""The trained tokens of a row are not its answer.
+
+Symptom: the loss falls, yet the model repeats questions, speaks for the user, or starts answers in the middle.
+Cause: the boundary between prompt and answer is off. Prompt tokens are trained when the chat template renders
+a prompt differently with and without its answer, or when its generation markers wrap more than the
+assistant's turns. Answer tokens are masked when the markers wrap less.
+Fix: let data.loss_on say what is to be trained, and use a chat template whose {% generation %} markers wrap
+all that the assistant says and nothing else.
+Prevention: look at rows with `ftrun preview` after changing a template or a format.
+Source: trl#976, trl#3781, axolotl#1801, Megatron-Bridge#3927. One row in a hundred is told as an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ftrun.checks.alignment import Reading, make_speller, read_labels
+from ftrun.checks.check import check
+from ftrun.checks.engine import NotApplicable
+from ftrun.checks.examples import clip, cut_rows, parts_of, sample
+from ftrun.checks.finding import Finding, Severity
+from ftrun.checks.rows import IGNORED, Row
+from ftrun.checks.stages import AtData
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+
+@check("DATA008", title="labels are the answers: no prompt is trained, no answer masked", methods=("sft",))
+def labels_unlike_answers(at: AtData) -> Iterator[Finding]:
+    import numpy as np
+
+    rows = at.train
+    foreign = np.flatnonzero((rows.labels != IGNORED) & (rows.labels != rows.ids))
+    if len(foreign):
+        yield _foreign(at, int(foreign[0]), len(foreign))
+        return
+    chosen = sample(rows, ~cut_rows(rows))
+    if not len(chosen):
+        raise NotApplicable("every row is cut at training.max_length")
+    speller = make_speller(
+        at.tokenizer, np.unique(np.concatenate([rows[int(i)].ids for i in chosen])).tolist()
+    )
+    read: list[tuple[Row, Reading]] = []
+    for index in chosen:
+        row = rows[int(index)]
+        parts = parts_of(row.example, row.source.loss_on)
+        read.append((row, read_labels(row.ids.tolist(), row.labels != IGNORED, parts, speller)))
+    yield from _judge(at, read)
+
+
+def _judge(at: AtData, read: list[tuple[Row, Reading]]) -> Iterator[Finding]:
+    leaking = [pair for pair in read if pair[1].leaked]
+    hiding = [pair for pair in read if pair[1].hidden]
+    losing = [pair for pair in read if pair[1].lost]
+    if leaking:
+        share = _share(sum(one.leaked for _, one in leaking), sum(one.prompt for _, one in leaking))
+        yield Finding(
+            message=f"Prompt tokens are trained in {len(leaking)} of {len(read)} rows looked at, "
+            f"{share} of the text that is no answer there: the labels hold more than the answers.",
+            fix="Set data.loss_on to what the rows should teach, or model.chat_template to a template whose "
+            "{% generation %} markers wrap what the assistant says and nothing else.",
+            where=leaking[0][0].where,
+            evidence=_show(at, leaking),
+            severity=_grade(leaking, read),
+        )
+    if hiding:
+        share = _share(sum(one.hidden for _, one in hiding), sum(one.answer for _, one in hiding))
+        yield Finding(
+            message=f"Answer tokens are masked in {len(hiding)} of {len(read)} rows looked at, "
+            f"{share} of the answers' text there: the labels hold less than the answers.",
+            fix="Set data.loss_on to what the rows should teach, or model.chat_template to a template whose "
+            "{% generation %} markers wrap all that the assistant says.",
+            where=hiding[0][0].where,
+            evidence=_show(at, hiding),
+            severity=_grade(hiding, read),
+        )
+    # Templates may rewrite a few answers (shorten reasoning, say); most they must leave as they are.
+    if len(losing) > 0.5 * len(read):
+        yield Finding(
+            message=f"The answers of {len(losing)} of {len(read)} rows looked at are nowhere among their tokens.",
+            fix="Set model.chat_template to a template that renders the assistant's content as it stands.",
+            where=losing[0][0].where,
+            evidence=_show(at, losing),
+        )
+
+
+def _grade(faulty: list[tuple[Row, Reading]], read: list[tuple[Row, Reading]]) -> Severity:
+    return "error" if len(faulty) >= 0.01 * len(read) else "warning"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if part >= 0.01 * whole else "under 1%"
+
+
+def _show(at: AtData, faulty: list[tuple[Row, Reading]]) -> tuple[str, ...]:
+    shown = []
+    for row, _ in faulty[:3]:
+        trained = at.tokenizer.decode(row.labels[row.labels != IGNORED].tolist())
+        shown.append(f"{row.where} (loss on {row.source.loss_on}) trains: {clip(trained)}")
+    return tuple(shown)
+
+
+def _foreign(at: AtData, position: int, count: int) -> Finding:
+    import numpy as np
+
+    rows = at.train
+    row = rows[int(np.searchsorted(rows.starts, position, "right")) - 1]
+    label, token = int(rows.labels[position]), int(rows.ids[position])
+    return Finding(
+        message=f"{count} labels are neither {IGNORED} nor the id of their own token; the first is {label} "
+        f"at a token {token}. Models shift labels themselves: a label shifted before is shifted twice.",
+        fix="Give every trained token its own id as label; report it if ftrun made these rows.",
+        where=row.where,
+    )
+
+
+@labels_unlike_answers.fault
+def template_marks_every_turn(world: World) -> None:
+    from ftrun.checks.testing import sft_chat
+
+    world.rows = sft_chat(world.folder).rows
+    world.folder.mkdir(parents=True, exist_ok=True)
+    (world.folder / "wrong.jinja").write_text(
+        "{% for m in messages %}{% generation %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+        "{% endgeneration %}{% endfor %}"
+    )
+    world.recipe["model"]["chat_template"] = "wrong.jinja"
+
+
+@labels_unlike_answers.fault
+def boundary_is_two_tokens_early(world: World) -> None:
+    import numpy as np
+
+    def damage(at: AtData) -> AtData:
+        labels = at.train.labels.copy()
+        for start, end in zip(at.train.starts[:-1], at.train.starts[1:], strict=True):
+            first = start + int(np.argmax(labels[start:end] != IGNORED))
+            labels[first - 2 : first] = at.train.ids[first - 2 : first]
+        return replace(at, train=replace(at.train, labels=labels))
+
+    world.after(AtData, damage)
+
+
+@labels_unlike_answers.fault
+def first_answer_token_is_masked(world: World) -> None:
+    import numpy as np
+
+    def damage(at: AtData) -> AtData:
+        labels = at.train.labels.copy()
+        for start, end in zip(at.train.starts[:-1], at.train.starts[1:], strict=True):
+            labels[start + int(np.argmax(labels[start:end] != IGNORED))] = IGNORED
+        return replace(at, train=replace(at.train, labels=labels))
+
+    world.after(AtData, damage)
+
+
+@labels_unlike_answers.fault
+def labels_are_shifted(world: World) -> None:
+    import numpy as np
+
+    world.after(AtData, lambda at: replace(at, train=replace(at.train, labels=np.roll(at.train.labels, -1))))
+
+
+@labels_unlike_answers.fault
+def last_turn_is_the_users(world: World) -> None:
+    from ftrun.checks.testing import sft_chat
+
+    world.rows = [{"messages": row["messages"][:-1]} for row in sft_chat(world.folder).rows]
+    world.recipe["data"]["loss_on"] = "completion"

@@ -1,0 +1,105 @@
+"""The learning rate is too high or too low to train with.
+
+Symptom: too high, the loss jumps, becomes NaN or the model babbles; too low, 2.45, 2.44, 2.43 and no more.
+Cause: a typo, a rate meant for LoRA (around 2e-4) on full fine-tuning (around 2e-5), or one for another
+optimizer.
+Fix: set `training.learning_rate` to about 2e-5 for full fine-tuning, 2e-4 for LoRA; with Lion a tenth of it.
+Prevention: change it by factors of 2 to 3, and look at the first hundred steps.
+Source: trl#1236, axolotl#770. Warnings from 1e-4 (full) and 1e-3 (LoRA) on, errors at ten times that; models
+of less than 50 million parameters learn at higher rates and are judged at 1e-2 and 1e-1. Below 1e-7 a
+float32 weight hardly moves (torchtune#2254).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.engine import NotApplicable
+from ftrun.checks.finding import Finding
+from ftrun.checks.size import is_small
+from ftrun.checks.stages import AtRecipe
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+KEY = "training.learning_rate"
+# Above the first is a warning; the second, or more, is an error.
+FULL, LORA, SMALL = (1e-4, 1e-3), (1e-3, 1e-2), (1e-2, 1e-1)
+FLAT, SLOW = 1e-7, 1e-6
+USUAL = {FULL: "2e-5", LORA: "2e-4", SMALL: "1e-3"}
+# Rates that these optimizers take, as a multiple of AdamW's: Lion a tenth (arXiv 2302.06675), Adafactor and
+# schedule-free AdamW up to ten times (arXiv 1804.04235, 2405.15682).
+SCALES = {
+    "lion": 0.1,
+    "paged_lion": 0.1,
+    "adafactor": 10.0,
+    "schedule_free_adamw": 10.0,
+    "schedule_free_radam": 10.0,
+}
+# These take rates of orders of their own: plain gradients (sgd, lomo), sums of squares (adagrad), projections.
+UNJUDGED = ("sgd", "schedule_free_sgd", "adagrad", "lomo", "adalomo", "galore", "apollo")
+
+
+@check("TRAIN001", title="the learning rate is in a reasonable range", methods=("sft", "reward"))
+def learning_rate_out_of_range(at: AtRecipe) -> Iterator[Finding]:
+    """Tell a rate outside of the range of the optimizer, for the way and size of training."""
+    rate, optimizer = float(at.recipe.training["learning_rate"]), str(at.recipe.training["optim"])
+    if rate == 0:
+        fix = "Set training.learning_rate, to 2e-5 for full fine-tuning or 2e-4 for LoRA."
+        yield Finding("The learning rate is 0: nothing is learnt.", fix, at.where(KEY))
+        return
+    if optimizer.startswith(UNJUDGED):
+        raise NotApplicable(f"{optimizer} takes rates of its own scale")
+    scale = next((one for name, one in SCALES.items() if optimizer.startswith(name)), 1.0)
+    lora = at.recipe.model.lora is not None
+    limits = SMALL if is_small(at.recipe.model.path, at.file.folder) else LORA if lora else FULL
+    way = "LoRA" if lora else "full fine-tuning"
+    # A relative margin: 0.1 × 1e-2 is not 1e-3 to the last bit.
+    warning, error = (limit * scale * (1 + 1e-9) for limit in limits)
+    usual = f"about {USUAL[limits]}" if scale == 1 else f"{scale:g} × {USUAL[limits]}"
+    if rate > warning:
+        message = (
+            f"The learning rate is {rate:g}; {way} with {optimizer} takes up to {limits[0] * scale:g}, "
+            f"and from {limits[1] * scale:g} on it destroys what the model knows."
+        )
+        fix = f"Lower training.learning_rate to {usual}."
+        is_error = rate >= limits[1] * scale * (1 - 1e-9)
+        yield Finding(message, fix, at.where(KEY), severity="error" if is_error else "warning")
+    elif rate < SLOW * scale:
+        message = f"The learning rate is {rate:g}: the loss stays flat."
+        fix = f"Raise training.learning_rate to {usual}."
+        yield Finding(message, fix, at.where(KEY), severity="error" if rate < FLAT * scale else "warning")
+
+
+@learning_rate_out_of_range.fault
+def a_rate_of_one(world: World) -> None:
+    """Too high for any model."""
+    world.recipe["training"]["learning_rate"] = 1.0
+
+
+@learning_rate_out_of_range.fault
+def a_rate_for_lora_on_a_whole_model(world: World) -> None:
+    """1e-3 for every weight of a model from the hub."""
+    world.recipe["model"]["path"] = "some-team/some-model-7b"
+    world.recipe["training"]["learning_rate"] = 1e-3
+
+
+@learning_rate_out_of_range.fault
+def a_rate_of_zero(world: World) -> None:
+    """Nothing moves."""
+    world.recipe["training"]["learning_rate"] = 0.0
+
+
+@learning_rate_out_of_range.fault
+def two_digits_too_many(world: World) -> None:
+    """2e-7 where 2e-5 was meant."""
+    world.recipe["training"]["learning_rate"] = 2e-7
+
+
+@learning_rate_out_of_range.fault
+def a_rate_of_adamw_with_lion(world: World) -> None:
+    """Lion moves every weight by the full rate."""
+    world.recipe["model"]["path"] = "some-team/some-model-7b"
+    world.recipe["training"] |= {"learning_rate": 5e-5, "optim": "lion_32bit"}

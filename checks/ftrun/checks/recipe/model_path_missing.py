@@ -1,0 +1,115 @@
+"""The model's folder or chat template is not there.
+
+Symptom: an OSError about a missing `config.json`, or a request to the hub for a repository that nobody has.
+Cause: a misspelt path, one that is relative to where the command runs, or a folder that holds no whole model
+(adapters alone, or checkpoints one level down).
+Fix: write the path that the message proposes; paths are relative to the recipe.
+Prevention: name the model of an earlier run as `run:NAME`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.finding import Finding
+from ftrun.checks.paths import nearest_path, suggest_path
+from ftrun.checks.stages import AtRecipe
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+# What the hub accepts as the id of a repository: a name, or an owner and a name.
+HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+NAMED = ("run:", "stage:")
+TEMPLATE_ENDINGS = (".jinja", ".jinja2", ".j2", ".txt")
+
+
+@check("MODEL007", title="the model's folder and chat template are there")
+def model_path_missing(at: AtRecipe) -> Iterator[Finding]:
+    """Tell a `model.path` or `model.chat_template` that reads as a path and leads nowhere."""
+    path = at.recipe.model.path
+    if path != "tiny" and not path.startswith(NAMED):
+        yield from _judge_model(at, path)
+    if at.recipe.model.chat_template is not None:
+        yield from _judge_template(at, at.recipe.model.chat_template)
+
+
+def _judge_model(at: AtRecipe, path: str) -> Iterator[Finding]:
+    where, folder = at.where("model.path"), at.file.folder
+    local = folder / Path(path).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            yield Finding(
+                f"model.path {path} is a folder without a config.json.", _folder_fix(local, path), where
+            )
+    elif local.is_file():
+        fix = "Name the folder that holds config.json, the weights and the tokenizer."
+        yield Finding(f"model.path {path} is a file, and a model is a folder.", fix, where)
+    elif path.startswith((".", "/", "~")) or HUB_ID.fullmatch(path) is None:
+        message = f"model.path {path} is no folder (looked for {local}), and no id of the hub."
+        yield Finding(message, suggest_path(path, folder), where)
+    elif "/" in path and (folder / path.split("/")[0]).is_dir() and (near := nearest_path(path, folder)):
+        message = f"model.path {path} is no folder here, and would be asked of the hub."
+        yield Finding(message, f"If you mean `{near}`, write that.", where, severity="warning")
+
+
+def _folder_fix(local: Path, path: str) -> str:
+    if (local / "adapter_config.json").is_file():
+        return "These are adapters alone: merge them with `ftrun export` and name the folder that it writes."
+    inside = sorted(one.parent.name for one in local.glob("*/config.json"))
+    if inside:
+        return f"Did you mean `{Path(path, inside[-1]).as_posix()}`?"
+    return "Name the folder that holds config.json, the weights and the tokenizer."
+
+
+def _judge_template(at: AtRecipe, template: str) -> Iterator[Finding]:
+    where, folder = at.where("model.chat_template"), at.file.folder
+    if "{%" in template or "{{" in template:
+        message = "model.chat_template holds the text of a template."
+        yield Finding(
+            message, "Put the text into a file beside the recipe, and write the file's name.", where
+        )
+    elif _reads_as_file(template) and not (folder / Path(template).expanduser()).is_file():
+        message = f"model.chat_template {template} is not there (looked for {folder / template})."
+        yield Finding(message, suggest_path(template, folder), where)
+
+
+def _reads_as_file(template: str) -> bool:
+    return "/" in template or template.startswith((".", "~")) or template.endswith(TEMPLATE_ENDINGS)
+
+
+@model_path_missing.fault
+def a_folder_that_is_not_there(world: World) -> None:
+    """The model was never downloaded, or lies elsewhere."""
+    world.recipe["model"]["path"] = "./models/base"
+
+
+@model_path_missing.fault
+def a_folder_of_adapters(world: World) -> None:
+    """The output of a LoRA run, where a whole model belongs."""
+    (world.folder / "adapters").mkdir()
+    (world.folder / "adapters" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    world.recipe["model"]["path"] = "adapters"
+
+
+@model_path_missing.fault
+def a_misspelt_folder_that_reads_as_an_id(world: World) -> None:
+    """One `/`: without the look beside the recipe it is an id of the hub."""
+    (world.folder / "models" / "polite").mkdir(parents=True)
+    world.recipe["model"]["path"] = "models/plite"
+
+
+@model_path_missing.fault
+def a_template_file_that_is_not_there(world: World) -> None:
+    """The template did not come with the recipe."""
+    world.recipe["model"]["chat_template"] = "chat.jinja"
+
+
+@model_path_missing.fault
+def a_template_as_text(world: World) -> None:
+    """The template itself, where its file belongs."""
+    world.recipe["model"]["chat_template"] = "{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -1,0 +1,61 @@
+"""How large a model is, as far as the recipe and files beside it tell."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SMALL = 50_000_000
+"""Parameters below which a model learns at rates that would ruin a large one."""
+
+_MILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)m(?![a-z])", re.IGNORECASE)
+
+
+def is_small(path: str, folder: Path) -> bool:
+    """Whether `model.path` of a recipe in `folder` is known to be a model of less than SMALL parameters.
+
+    Known are `tiny`, folders with a config.json, and ids that say so (`pythia-14m`, `tiny-random-Llama`).
+    The model of an earlier run (`run:NAME`) may be of any size, and counts as small.
+    """
+    if path == "tiny" or path.startswith(("run:", "stage:")):
+        return True
+    config = folder / Path(path).expanduser() / "config.json"
+    if config.is_file():
+        count = count_parameters(_read(config))
+        return count is not None and count < SMALL
+    name = path.rpartition("/")[2]
+    stated = [float(number) * 1e6 for number in _MILLIONS.findall(name)]
+    return name.lower().startswith("tiny-") or (bool(stated) and max(stated) < SMALL)
+
+
+def count_parameters(config: Mapping[str, Any]) -> int | None:
+    """About how many parameters a transformer with this config.json has; None where it does not tell.
+
+    Embeddings, and for each layer 4 d² for attention and 3 d × width (of each expert) for the rest. Within a
+    third of the truth for the usual architectures, which is enough to tell small from large.
+    """
+    config = config.get("text_config", config)
+    hidden = _first(config, "hidden_size", "n_embd", "d_model", "dim")
+    layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    words = _first(config, "vocab_size")
+    if hidden is None or layers is None or words is None:
+        return None
+    width = _first(config, "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden
+    experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts") or 1
+    heads = 1 if config.get("tie_word_embeddings", True) else 2
+    return heads * words * hidden + layers * (4 * hidden**2 + experts * 3 * hidden * width)
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int | None:
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with the file is told when the model is loaded
+        return {}
+    return content if isinstance(content, dict) else {}
