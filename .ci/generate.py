@@ -7,6 +7,7 @@ tables/sft.json, tables/lora.json   what `training:` and `model.lora:` may say, 
                                     transformers and PEFT: names, types, defaults and help are the
                                     libraries' own; refusals and bounds stand in .ci/tables.py
 recipe.schema.json                  the JSON Schema of a recipe, from the models of every method
+docs/checks.md                      the docstring of every check
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import pkgutil
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -154,11 +157,46 @@ def write_json(content: Fragment) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-GENERATORS: tuple[Callable[[], dict[Path, str]], ...] = (generate_tables, generate_schema)
+HEADINGS = re.compile(r"^(Symptom|Cause|Fix|Prevention|Source):", re.MULTILINE)
+
+
+def generate_check_pages() -> dict[Path, str]:
+    """One page of all checks, each with its documentation, under the headings of the checklist."""
+    from ftrun.checks.catalogue import load_checks
+    from ftrun.runner.explain import name_stage
+    from ftrun.runner.printing.text import GROUPS
+
+    checks = load_checks()
+    parts = [
+        "# The checks\n\nGenerated from the checks themselves; `ftrun explain ID` shows one on the terminal.\n"
+    ]
+    for heading in dict.fromkeys(GROUPS.values()):
+        own = [check for check in checks if GROUPS.get(check.group, check.group) == heading]
+        if own:
+            parts.append(f"\n## {heading}\n")
+        for check in own:
+            methods = ", ".join(check.methods)
+            documentation = HEADINGS.sub(r"\n**\1:**", check.documentation)
+            parts.append(
+                f"\n### {check.id} {check.name}\n\n"
+                f"{check.severity}, told at the {name_stage(check)} stage, for {methods}. "
+                f"Right when {check.title}.\n\n{documentation}\n"
+            )
+    return {ROOT / "docs" / "checks.md": "".join(parts)}
+
+
+GENERATORS: tuple[Callable[[], dict[Path, str]], ...] = (
+    generate_tables,
+    generate_schema,
+    generate_check_pages,
+)
 
 
 def main(arguments: list[str]) -> int:
-    sys.path.insert(0, str(ROOT / "schemas"))  # a bare checkout will do
+    os.environ["FTRUN_PLUGINS"] = ""  # the checks of this repository, whatever else is installed
+    sys.path[:0] = [
+        str(ROOT / folder) for folder in ("runner", "checks", "schemas")
+    ]  # a bare checkout will do
     files = {path: text for generate in GENERATORS for path, text in generate().items()}
     stale = [path for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text]
     for path in stale:

@@ -29,14 +29,14 @@ PROBLEMS = {
         "The invoice for my {product} shows the wrong amount.",
         "My card was billed but I never bought a {product}.",
         "You took the money for the {product} two times.",
-        "I need an invoice with our company name for the {product}.",
+        "Please put our company name on the invoice for the {product}.",
         "The discount on the {product} is missing from the bill.",
         "Why is the price on my bill for the {product} higher than in the shop?",
         "The payment for the {product} failed, yet the money is gone.",
     ),
     "shipping": (
         "The {product} has not arrived.",
-        "Where is the {product} I bought?",
+        "Where is my {product}?",
         "The tracking page for my {product} has not changed in days.",
         "The courier left the parcel with the {product} at the wrong address.",
         "Can you deliver the {product} to another address?",
@@ -51,7 +51,7 @@ PROBLEMS = {
         "How do I return a {product}?",
         "The {product} is too big, can I swap it?",
         "I got a {product} as a gift and want to give it back.",
-        "I need a return label for the {product}.",
+        "Can I get a return label for the {product}?",
         "You sent the wrong {product}, so I want to exchange it.",
     ),
     "repair": (
@@ -99,6 +99,7 @@ URGENCY = {
         "What should I do?",
         "Please let me know.",
         "Any advice?",
+        "When can you look at it?",
     ),
 }
 
@@ -117,7 +118,7 @@ DETAILS = (
     "I bought it {number} days ago.",
     "It is a gift for my sister.",
     "I have been a customer for years.",
-    "I live on the {number}th floor.",
+    "I live on floor {number}.",
     "My neighbour has the same one.",
 )
 

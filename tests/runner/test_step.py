@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ftrun.checks.stages import AtModel, AtStep
+from ftrun.checks.stages import AtModel
 from ftrun.checks.testing import World, sft_chat, sft_full, sft_lora, sft_packed
 from ftrun.runner.preflight import ascend
-from ftrun.runner.step import take_step
+from ftrun.runner.step import _model_restored, take_step
 
 Make = Callable[[Path], World]
 
@@ -22,9 +23,11 @@ ACCUMULATED = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 
 CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
 
 
-def build(make: Make, folder: Path, training: Mapping[str, Any], lora: Mapping[str, Any] | None = None) -> AtModel:
+def build(
+    make: Make, folder: Path, training: Mapping[str, Any], lora: Mapping[str, Any] | None = None
+) -> AtModel:
     world = make(folder)
-    world.recipe["training"] |= {"logging_steps": 1, "save_strategy": "no", **training}
+    world.recipe["training"] |= {"logging_steps": 1, "save_strategy": "no", "max_steps": 6, **training}
     if lora is not None:
         world.recipe["model"]["lora"] |= lora
     ascent = ascend(world.write(), checks=(), folder=lambda file: folder / "run", needed=AtModel)
@@ -57,11 +60,17 @@ def assert_equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tens
     [
         pytest.param(sft_full, {"weight_decay": 0.1, "neftune_noise_alpha": 5.0}, None, id="full"),
         pytest.param(sft_lora, ACCUMULATED, {"lora_dropout": 0.2}, id="lora-dropout-accumulation"),
-        pytest.param(sft_lora, CHECKPOINTED, {"lora_dropout": 0.2, "use_dora": True}, id="dora-checkpointing"),
-        pytest.param(sft_chat, {"eval_strategy": "steps", "eval_steps": 5, **CHECKPOINTED}, None, id="chat-eval"),
+        pytest.param(
+            sft_lora, CHECKPOINTED, {"lora_dropout": 0.2, "use_dora": True}, id="dora-checkpointing"
+        ),
+        pytest.param(
+            sft_chat, {"eval_strategy": "steps", "eval_steps": 3, **CHECKPOINTED}, None, id="chat-eval"
+        ),
         pytest.param(sft_packed, ACCUMULATED, None, id="packed-accumulation"),
-        pytest.param(sft_full, {"optim": "adagrad", "label_smoothing_factor": 0.1}, None, id="adagrad"),
-        pytest.param(sft_full, {"bf16": True, "dataloader_num_workers": 2}, None, id="bf16-workers"),
+        pytest.param(sft_full, {"optim": "adagrad", "loss_type": "dft"}, None, id="adagrad"),
+        pytest.param(
+            sft_full, {"bf16": True, "use_cpu": True, "dataloader_num_workers": 1}, None, id="bf16-workers"
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -78,46 +87,112 @@ def test_training_is_the_same_after_a_step(
     assert_equal(weights_after, weights)
 
 
-def _states() -> tuple[Any, ...]:
+def random_states() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
 
 
-def _counters(at: AtModel) -> dict[str, Any]:
-    """All of the trainer that is a plain value, and what accelerate keeps of it."""
-    trainer = at.trainer
+def traces(at: AtModel) -> dict[str, Any]:
+    """All that a step might leave behind, apart from weights and random states."""
+    trainer, modules = at.trainer, list(at.model.modules())
     plain = {key: value for key, value in vars(trainer).items() if isinstance(value, (int, float, str, dict))}
     gradients = trainer.accelerator.gradient_state
     return {
-        **plain,
-        "state": trainer.state,
-        "sync": gradients.sync_gradients,
-        "active loader": gradients.active_dataloader,
+        **deepcopy(plain),
+        "state": deepcopy(trainer.state),
+        "optimizer": deepcopy(trainer.optimizer.state_dict()),
+        "accumulation": (
+            gradients.sync_gradients,
+            gradients.active_dataloader,
+            gradients.dataloader_references,
+        ),
         "loaders": list(trainer.accelerator._dataloaders),
-        "optimizer": trainer.optimizer.state_dict(),
-        "modes": [module.training for module in at.model.modules()],
-        "checkpointing": [getattr(module, "gradient_checkpointing", None) for module in at.model.modules()],
-        "hooks": [len(module._forward_hooks) for module in at.model.modules()],
+        "modes": [module.training for module in modules],
+        "checkpointing": [getattr(module, "gradient_checkpointing", None) for module in modules],
+        "hooks": [len(module._forward_hooks) for module in modules],
         "gradients": [p.grad for p in at.model.parameters()],
     }
 
 
-def break_forward(at: AtModel) -> None:
-    def fail(*_: object) -> None:
-        next(at.model.parameters()).data.add_(1.0)
-        raise RuntimeError("planted")
-
-    at.model.get_output_embeddings().register_forward_pre_hook(fail)
-    torch.rand(1)
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("fails", [None, "forward", "update"])
 @pytest.mark.parametrize("make", [sft_full, sft_lora], ids=["full", "lora"])
-def test_step_leaves_no_trace(make: Make, tmp_path: Path) -> None:
+def test_step_leaves_no_trace(make: Make, fails: str | None, tmp_path: Path) -> None:
     at = build(make, tmp_path, CHECKPOINTED)
     at.model.eval()
     at.model.get_input_embeddings().train()
-    weights, counters, states = copy_weights(at), _counters(at), _states()
-    take_step(at)
+    trained = next(p for p in at.model.parameters() if p.requires_grad)
+
+    def break_down(*_: object) -> None:
+        trained.data.add_(torch.rand(1))
+        raise RuntimeError("planted")
+
+    if fails == "forward":
+        at.model.get_output_embeddings().register_forward_hook(break_down)
+        at.model.get_input_embeddings().register_forward_hook(lambda *_: trained.data.add_(torch.rand(1)))
+    elif fails == "update":
+        at.trainer.optimizer.register_step_post_hook(break_down)
+    weights, before, states = copy_weights(at), traces(at), random_states()
+    step = take_step(at).step
+    assert step.failed == fails
+    assert (step.error is None) == (fails is None)
     assert_equal(copy_weights(at), weights)
-    assert _states() == states
-    assert _counters(at) == counters
+    assert random_states() == states
+    assert traces(at) == before
+
+
+def test_step_tells_what_changed(tmp_path: Path) -> None:
+    at = build(sft_lora, tmp_path, {"learning_rate": 2e-4})
+    step = take_step(at).step
+    trained = {name for name, p in at.model.named_parameters() if p.requires_grad}
+    # B is zero before the first step, so that A has a gradient of zero and stays.
+    assert step.changed == {name for name in trained if "lora_B" in name}
+    assert step.changed_share == 1.0
+    assert step.gradients is not None and step.gradients.keys() == trained
+    assert all((norm == 0.0) == ("lora_A" in name) for name, norm in step.gradients.items())
+
+
+def test_step_tells_a_frozen_weight_that_changes(tmp_path: Path) -> None:
+    at = build(sft_lora, tmp_path, {})
+    frozen = next(name for name, p in at.model.named_parameters() if not p.requires_grad)
+    weight = at.model.get_parameter(frozen).data
+    at.trainer.optimizer.register_step_post_hook(lambda *_: weight[-1, -1:].add_(1e-3))
+    step = take_step(at).step
+    assert step.changed is not None and frozen in step.changed
+
+
+def test_only_what_training_changes_is_copied(tmp_path: Path) -> None:
+    at = build(sft_lora, tmp_path, {})
+    with _model_restored(at.model, at.trainer.optimizer) as weights:
+        assert weights.keys() == {name for name, p in at.model.named_parameters() if p.requires_grad}
+
+
+def test_empty_data_loader_is_a_failed_batch(tmp_path: Path) -> None:
+    at = build(sft_full, tmp_path, {"per_device_train_batch_size": 64, "dataloader_drop_last": True})
+    step = take_step(at).step
+    assert step.failed == "batch"
+    assert "no batch of 32 rows" in str(step.error)
+
+
+@pytest.mark.parametrize(
+    ("make", "training"),
+    [
+        pytest.param(sft_full, {"num_train_epochs": 1.5, **ACCUMULATED}, id="accumulation"),
+        pytest.param(
+            sft_full, {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 3}, id="odd"
+        ),
+        pytest.param(
+            sft_full, {"per_device_train_batch_size": 7, "dataloader_drop_last": True}, id="drop-last"
+        ),
+        pytest.param(
+            sft_full, {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 20}, id="few"
+        ),
+        pytest.param(sft_full, {"max_steps": 3}, id="max-steps"),
+        pytest.param(sft_packed, {"num_train_epochs": 3}, id="packed"),
+    ],
+)
+def test_planned_steps_are_the_steps_of_training(
+    make: Make, training: Mapping[str, Any], tmp_path: Path
+) -> None:
+    at = build(make, tmp_path, {"max_steps": -1, **training})
+    *_, steps = at.trainer.set_initial_training_values(at.trainer.args, at.trainer.get_train_dataloader())
+    assert at.steps == steps

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from ftrun.runner import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ftrun.runner import tiny
+from ftrun.schemas.errors import ModelError
 
 TEXTS = (
     "Plain English, with punctuation; and 1,234.50 numbers.",
@@ -178,5 +180,5 @@ def test_a_cache_that_cannot_be_written_is_passed_over(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert tiny.locate().is_relative_to(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
-    with pytest.raises(tiny.ModelError, match="XDG_CACHE_HOME"):
+    with pytest.raises(ModelError, match="XDG_CACHE_HOME"):
         tiny.locate()

@@ -126,8 +126,9 @@ def test_nan_and_odd_names_arrive(uri: str, tmp_path: Path) -> None:
 def test_the_status_tells_how_the_block_was_left(
     uri: str, tmp_path: Path, error: BaseException | None, status: str
 ) -> None:
+    run = begin(uri, tmp_path)
     try:
-        with begin(uri, tmp_path) as run:
+        with run:
             run.log(1, {"loss": 1.0})
             if error is not None:
                 raise error
@@ -138,7 +139,8 @@ def test_the_status_tells_how_the_block_was_left(
     assert found.info.status == status
     assert found.info.end_time >= found.info.start_time
     failure = found.data.tags.get("ftrun.failure", "")
-    assert failure == ("ValueError: no more memory" if isinstance(error, ValueError) else failure)
+    assert failure.split(":")[0] == ("" if error is None else type(error).__name__)
+    assert "at all" not in failure
 
 
 def test_data_files_are_inputs_with_their_whole_digest(uri: str, tmp_path: Path) -> None:

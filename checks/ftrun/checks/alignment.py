@@ -27,6 +27,9 @@ LONGEST_CHARACTER = 8
 
 MOST_OCCURRENCES = 200
 
+AUTHORS = ("text", "completion", "assistant")
+"""Roles whose words templates leave as they are; what a tool says is often rendered anew as JSON."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -115,7 +118,7 @@ def read_labels(
     for part in parts:
         place = _locate(text, part, cursor, measure, speller.tokenizer)
         if place is None:
-            lost |= part.answer and bool(squeeze(part.text))
+            lost |= part.answer and part.role in AUTHORS and bool(squeeze(part.text))
             continue
         start, cursor = place
         total, share = measure(start, cursor)
@@ -133,7 +136,7 @@ def _locate(
     measure: Callable[[int, int], tuple[int, int]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[int, int] | None:
-    """Where the part stands from `start` on: of several places the one where its labels are as they should be."""
+    """Where the part stands from `start` on: of several places, the one with the labels it should have."""
     for piece in _forms(part, tokenizer):
         # Templates that open an answer's reasoning themselves have its first tag in the prompt.
         opening = re.match(r"<\w+>", piece) if part.answer else None
@@ -156,7 +159,7 @@ def _locate(
 
 
 def _forms(part: Part, tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
-    """The forms in which a row may hold the part: as it is, without its reasoning, as the tokenizer spells it."""
+    """The forms that a part may have in its row: as it is, without reasoning, as the tokenizer spells it."""
     plain = squeeze(part.text)
     if not plain:
         return

@@ -1,4 +1,4 @@
-"""Examples as people wrote them: the parts of a row, which of them its labels should hold, and samples of rows."""
+"""Examples as people wrote them: their texts, which of these the labels should hold, and samples of rows."""
 
 from __future__ import annotations
 

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ftrun.checks.paths import kind_of, located
+
 SMALL = 50_000_000
 """Parameters below which a model learns at rates that would ruin a large one."""
 
-_MILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)m(?![a-z])", re.IGNORECASE)
+_COUNTS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([mb])(?![a-z])", re.IGNORECASE)
+_UNITS = {"m": 1e6, "b": 1e9}
 
 
 def is_small(path: str, folder: Path) -> bool:
@@ -22,12 +25,12 @@ def is_small(path: str, folder: Path) -> bool:
     """
     if path == "tiny" or path.startswith(("run:", "stage:")):
         return True
-    config = folder / Path(path).expanduser() / "config.json"
-    if config.is_file():
+    config = located(path, folder) / "config.json"
+    if kind_of(config) == "file":
         count = count_parameters(_read(config))
         return count is not None and count < SMALL
     name = path.rpartition("/")[2]
-    stated = [float(number) * 1e6 for number in _MILLIONS.findall(name)]
+    stated = [float(number) * _UNITS[unit.lower()] for number, unit in _COUNTS.findall(name)]
     return name.lower().startswith("tiny-") or (bool(stated) and max(stated) < SMALL)
 
 
@@ -37,7 +40,8 @@ def count_parameters(config: Mapping[str, Any]) -> int | None:
     Embeddings, and for each layer 4 d² for attention and 3 d × width (of each expert) for the rest. Within a
     third of the truth for the usual architectures, which is enough to tell small from large.
     """
-    config = config.get("text_config", config)
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, dict) else config
     hidden = _first(config, "hidden_size", "n_embd", "d_model", "dim")
     layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
     words = _first(config, "vocab_size")

@@ -9,7 +9,6 @@ from ftrun.checks.stages import AtEnvironment
 from ftrun.runner.model import first_line
 from ftrun.schemas.errors import ModelError
 
-
 Config = TypeVar("Config")
 
 SPENT = ("model_init_kwargs", "truncation_mode", "shuffle_dataset")

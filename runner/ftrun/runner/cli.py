@@ -6,9 +6,10 @@ waits for torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How a report is written."""
 
     text = "text"
@@ -61,7 +62,7 @@ class Format(str, Enum):
     github = "github"
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """The stages of the climb."""
 
     recipe = "recipe"
@@ -224,6 +225,8 @@ def _reasons(ids: list[str] | None) -> Mapping[str, str]:
 
 def main() -> None:
     """Run the command line. Every FtrunError is one line on stderr; anything else is told to be our fault."""
+    # pydantic would read the metadata of every installed package to look for plugins; recipes use none.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()
     except FtrunError as error:

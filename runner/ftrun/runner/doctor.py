@@ -10,7 +10,7 @@ from ftrun.checks.catalogue import load_checks
 from ftrun.checks.stages import AtEnvironment
 from ftrun.runner.libraries import settle_libraries
 from ftrun.runner.preflight import ascend
-from ftrun.runner.printing.text import make_console, print_report
+from ftrun.runner.printing.text import print_report
 from ftrun.runner.validate import exit_code, print_reports
 
 NEUTRAL = """\
@@ -35,7 +35,7 @@ def examine(format: str) -> int:
         )
     report = replace(ascent.report, recipe="this machine")
     if format == "text":
-        print_report(report, make_console())
+        print_report(report)
     else:
         print_reports([report], format)
     return exit_code(report)

@@ -14,7 +14,6 @@ from ftrun.schemas.formats import guess_columns
 from ftrun.schemas.load import load_recipe, method_names
 from ftrun.schemas.sections import Source
 
-
 EXAMPLE_ROWS = (
     ("Where can I see my invoices?", "Open Account, then Billing. Every invoice is listed there as a PDF."),
     ("How do I change my password?", "Open Account, then Security, and choose Change password."),

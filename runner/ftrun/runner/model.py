@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-def locate_model(model: Model, folder: Path) -> str:
+def locate_model(recipe: BaseRecipe, folder: Path) -> str:
     """What `from_pretrained` is given for `model.path`: a folder, or a hub id as it stands."""
+    model = recipe.model
+    if model.path.startswith("run:"):
+        from ftrun.runner.tracking.lookup import find_model
+        from ftrun.runner.tracking.store import resolve_uri
+
+        uri = resolve_uri(recipe.tracking.uri, Path(recipe.output))
+        return str(find_model(model.path.removeprefix("run:"), uri))
     if model.path == "tiny":
         from ftrun.runner.tiny import locate
 
@@ -120,7 +127,7 @@ def choose_dtype(model: Model, machine: Machine) -> str:
 def load_model(
     recipe: BaseRecipe, source: str, machine: Machine
 ) -> tuple[PreTrainedModel, Mapping[str, tuple[str, ...]]]:
-    """The causal language model, and the names of weights that loading found missing, unexpected or of another shape."""
+    """The causal language model, and the names of weights that were missing, unexpected or of another shape."""
     import torch
     from transformers import AutoModelForCausalLM
 

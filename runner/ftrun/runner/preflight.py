@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +47,8 @@ class Ascent:
 
 def climb(path: str | Path, *, checks: Iterable[Check], **options: Any) -> Report:
     """Check a recipe without training. What is built on the way is thrown away; options as for `ascend`."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="ftrun-") as folder:
         return ascend(path, checks=checks, folder=lambda file: Path(folder), **options).report
 
@@ -56,7 +57,7 @@ def ascend(
     path: str | Path,
     *,
     checks: Iterable[Check],
-    folder: Callable[[RecipeFile], Path],
+    folder: Callable[[RecipeFile], Path] | None = None,
     sets: Sequence[str] = (),
     ignore: Mapping[str, str] | None = None,
     upto: type[AtRecipe] = STAGES[-1],
@@ -68,8 +69,9 @@ def ascend(
 
     A stage is built where a check waits for it or for a later one, or where it is not beyond `needed`. A
     finding that blocks, or a stage that cannot be built, ends the climb: later checks are skipped with that
-    reason. `folder` is called when the trainer is built and returns where it writes. `after` is given each stage as built and returns the
-    one to go on with: tests plant faults there. `announce` is told the name of each stage before it is built.
+    reason. `folder` is called when the trainer is built and returns where it writes; below that stage none is
+    needed. `after` is given each stage as built and returns the one to go on with: tests plant faults there.
+    `announce` is told the name of each stage before it is built.
     """
     checks = list(checks)
     began = time.perf_counter()
@@ -132,7 +134,10 @@ def _is_wanted(
 
 
 def _build(
-    stage: type[AtRecipe], file: RecipeFile, at: AtRecipe | None, folder: Callable[[RecipeFile], Path]
+    stage: type[AtRecipe],
+    file: RecipeFile,
+    at: AtRecipe | None,
+    folder: Callable[[RecipeFile], Path] | None,
 ) -> AtRecipe:
     if stage is AtRecipe:
         return AtRecipe(resolve(file.recipe), file, _look_at_sources(file))
@@ -145,6 +150,7 @@ def _build(
     if stage is AtData:
         return cast(AtRecipe, method.build_data(at))
     if stage is AtModel:
+        assert folder is not None, "a trainer needs a folder to write to"
         return cast(AtRecipe, method.build_model(at, folder(file)))
     from ftrun.runner.step import take_step
 

@@ -38,7 +38,7 @@ def preview_recipe(recipe: Path, *, rows: int, sets: Sequence[str]) -> int:
             recipe, checks=checks, folder=lambda file: Path(folder), sets=sets, upto=AtData, needed=AtData
         )
     if not isinstance(ascent.at, AtData):
-        print_report(ascent.report, console)
+        print_report(ascent.report)
         return exit_code(ascent.report)
     console.print(_legend(console))
     for name, split in (("train", ascent.at.train), ("eval", ascent.at.eval)):

@@ -64,7 +64,7 @@ def run_recipe(
         needed=AtModel,
         announce=announce,
     )
-    print_report(ascent.report, out)
+    print_report(ascent.report)
     if not ascent.report.ok:
         for folder in folders:
             shutil.rmtree(folder)
@@ -153,6 +153,7 @@ def _tags(at: AtModel, report: Report, folder: Path) -> dict[str, str]:
         "ftrun.version": metadata.version("ftrun"),
         "ftrun.kind": "run",
         "ftrun.method": at.recipe.method,
+        "ftrun.recipe.name": at.recipe.name,
         "ftrun.recipe.digest": digest(at.recipe),
         "ftrun.tokens.digest": digest_rows(at.train),
         "ftrun.preflight": "warn" if warned else "pass",

@@ -19,14 +19,15 @@ from ftrun.schemas.errors import ModelError
 
 SEED = 0
 
-# About 1.1 million parameters: an optimizer step on 2,000 tokens takes a fraction of a second on two cores.
+# 0.7 million parameters, so that a step on a batch of short chats takes about a tenth of a second on two cores.
+# Four layers, a width of 192, tied embeddings or a start with weights of 0.02 all learn `recipes/sft.yaml` later.
 CONFIG = {
     "vocab_size": 1024,
     "hidden_size": 128,
     "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
     "hidden_act": "silu",
     "max_position_embeddings": 2048,
     "attention_dropout": 0.0,
@@ -111,7 +112,7 @@ def _cache() -> Path:
 
 
 def _temporary() -> Path:
-    """Return this user's folder in the temporary one; a new one if another user has put something in its place."""
+    """Return this user's folder in the temporary one, or a new one if another user has taken its place."""
     user = os.getuid() if hasattr(os, "getuid") else None
     folder = Path(tempfile.gettempdir()) / f"ftrun-{user}"
     if user is not None and folder.exists() and folder.stat().st_uid != user:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.report import Report
 from ftrun.checks.stages import STAGE_NAMES, AtRecipe
-from ftrun.runner.preflight import ascend, climb
+from ftrun.runner.preflight import ascend
 
 DONE, INVALID, NOT_READY = 0, 2, 3
 
@@ -18,7 +18,9 @@ def validate_recipes(
 ) -> int:
     """Check the text of recipes, print what was found, and return the exit code."""
     checks = load_checks(upto="recipe")
-    reports = [climb(path, checks=checks, sets=sets, ignore=ignore, upto=AtRecipe) for path in recipes]
+    reports = [
+        ascend(path, checks=checks, sets=sets, ignore=ignore, upto=AtRecipe).report for path in recipes
+    ]
     print_reports(reports, format)
     return max(exit_code(report) for report in reports)
 
@@ -55,7 +57,7 @@ def preflight_recipe(
             announce=announce,
         )
         if format == "text":
-            print_report(ascent.report, make_console())
+            print_report(ascent.report)
         else:
             print_reports([ascent.report], format)
     return exit_code(ascent.report)
@@ -71,11 +73,9 @@ def exit_code(report: Report) -> int:
 def print_reports(reports: Sequence[Report], format: str) -> None:
     """Print what was found in each recipe, for people or for machines."""
     if format == "text":
-        from ftrun.runner.printing.text import make_console, print_findings
+        from ftrun.runner.printing.text import print_findings
 
-        console = make_console()
-        for report in reports:
-            print_findings(report, console)
+        print_findings(reports)
         return
     from ftrun.runner.printing import machine
 

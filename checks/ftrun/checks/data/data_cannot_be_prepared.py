@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 @check("DATA004", title="the rows can be read, rendered and tokenised")
 def data_cannot_be_prepared(failed: DataFailed) -> Iterator[Finding]:
     error = failed.error
+    evidence: tuple[str, ...] = ()
     if isinstance(error, FtrunError):
-        text, fix, evidence = str(error), "Correct what the message names.", ()
+        text, fix = str(error), "Correct what the message names."
         if isinstance(error, ModelError):
             fix = "Correct the model section, or the model's folder, as the message says."
     else:

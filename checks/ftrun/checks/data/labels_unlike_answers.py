@@ -1,6 +1,7 @@
 """The trained tokens of a row are not its answer.
 
-Symptom: the loss falls, yet the model repeats questions, speaks for the user, or starts answers in the middle.
+Symptom: the loss falls, yet the model repeats questions, speaks for the user, or starts answers in their
+middle.
 Cause: the boundary between prompt and answer is off. Prompt tokens are trained when the chat template renders
 a prompt differently with and without its answer, or when its generation markers wrap more than the
 assistant's turns. Answer tokens are masked when the markers wrap less.
@@ -80,7 +81,7 @@ def _judge(at: AtData, read: list[tuple[Row, Reading]]) -> Iterator[Finding]:
     # Templates may rewrite a few answers (shorten reasoning, say); most they must leave as they are.
     if len(losing) > 0.5 * len(read):
         yield Finding(
-            message=f"The answers of {len(losing)} of {len(read)} rows looked at are nowhere among their tokens.",
+            message=f"In {len(losing)} of {len(read)} rows looked at, an answer is nowhere among the tokens.",
             fix="Set model.chat_template to a template that renders the assistant's content as it stands.",
             where=losing[0][0].where,
             evidence=_show(at, losing),
@@ -124,8 +125,8 @@ def template_marks_every_turn(world: World) -> None:
     world.rows = sft_chat(world.folder).rows
     world.folder.mkdir(parents=True, exist_ok=True)
     (world.folder / "wrong.jinja").write_text(
-        "{% for m in messages %}{% generation %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
-        "{% endgeneration %}{% endfor %}"
+        "{% for m in messages %}{% generation %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+        "{{ '<|im_end|>\n' }}{% endgeneration %}{% endfor %}"
     )
     world.recipe["model"]["chat_template"] = "wrong.jinja"
 

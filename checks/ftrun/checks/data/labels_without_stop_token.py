@@ -147,8 +147,8 @@ def _judge_earlier_turns(at: AtData, judged: NDArray[np.bool_]) -> Iterator[Find
     # Templates such as gpt-oss's end earlier turns with a token of their own, on purpose.
     on_purpose = usual in at.tokenizer.added_tokens_decoder
     yield Finding(
-        message=f"{unstopped.total()} of {turns} earlier turns of the assistant end with a token that generation "
-        f"does not stop on, most often {_name(at, usual)}, though last turns do: the model learns both.",
+        message=f"{unstopped.total()} of {turns} earlier turns of the assistant end with a token that "
+        f"generation does not stop on, most often {_name(at, usual)}, though last turns do.",
         fix="Let model.chat_template end every turn of the assistant as it ends the last, or set "
         "data.loss_on: completion to train last turns alone.",
         where=at.where("model.chat_template"),

@@ -4,7 +4,8 @@ Symptom: the loss falls, then jumps; one bad batch undoes hours of training.
 Cause: `max_grad_norm: 0` turns clipping off; it does not clip to 0.
 Fix: set `training.max_grad_norm` to 1.0, or to 0.5 where spikes go on.
 Prevention: leave the key out, and 1.0 applies.
-Source: transformers clips only where max_grad_norm > 0; DeepSpeed#1801 (BLOOM), axolotl#1803.
+Source: transformers clips only where max_grad_norm > 0; DeepSpeed#1801 (BLOOM),
+LLaMA-Factory#10366.
 """
 
 from __future__ import annotations

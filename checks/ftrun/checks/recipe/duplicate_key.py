@@ -4,7 +4,7 @@ Symptom: with other tools the last one wins in silence, and the value that you r
 Cause: a key was added without looking for the one that is there, or two recipes were pasted together.
 Fix: keep one of the two lines.
 Prevention: share values through `extends:` or YAML anchors instead of copies.
-Source: axolotl and other runners drop the first value in silence (trl#1565 is of that family).
+Source: YAML libraries such as PyYAML keep the last of two equal keys and say nothing.
 """
 
 from __future__ import annotations

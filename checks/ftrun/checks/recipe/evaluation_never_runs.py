@@ -34,7 +34,7 @@ def evaluation_never_runs(at: AtRecipe) -> Iterator[Finding]:
         raise NotApplicable("the recipe holds no rows out")
     if not has_rows:
         yield Finding(
-            message=f"training.{asked[0]} is {_shown(training[asked[0]])}, and there is no data.eval to evaluate on.",
+            message=f"training.{asked[0]} is {_shown(training[asked[0]])}, and there is no data.eval.",
             fix="Add `eval: {fraction: 0.05}` under `data:`, or set training.eval_strategy to no.",
             where=at.where(f"training.{asked[0]}"),
             severity="error",
@@ -42,14 +42,15 @@ def evaluation_never_runs(at: AtRecipe) -> Iterator[Finding]:
         )
     elif not asked and not _asks_questions(at):
         yield Finding(
-            message="data.eval holds rows out of training, and training.eval_strategy is no: they are never used.",
+            message="data.eval holds rows out, and training.eval_strategy is no: they are never used.",
             fix="Set training.eval_strategy to epoch, or remove data.eval.",
             where=at.where("data.eval"),
             patch=Patch(STRATEGY, "epoch"),
         )
-    elif "eval_strategy" in asked and (end := _end_before_delay(at)):
+    elif _is_put_off_beyond_the_end(at):
+        epochs = training["num_train_epochs"]
         yield Finding(
-            message=f"training.eval_delay is {training['eval_delay']:g}, and the run ends after {end}.",
+            message=f"training.eval_delay is {training['eval_delay']:g} epochs, and the run has {epochs:g}.",
             fix="Lower training.eval_delay, or remove it.",
             where=at.where("training.eval_delay"),
         )
@@ -65,13 +66,11 @@ def _asks_questions(at: AtRecipe) -> bool:
     return getattr(evaluation, "exact_match", None) is not None
 
 
-def _end_before_delay(at: AtRecipe) -> str | None:
-    """The end of the run, where evaluation is put off until later than that: in the strategy's unit."""
+def _is_put_off_beyond_the_end(at: AtRecipe) -> bool:
+    """Whether evaluation by epochs begins after the last one. By steps it is judged once they are counted."""
     training = at.recipe.training
-    delay, steps, epochs = training["eval_delay"], training["max_steps"], training["num_train_epochs"]
-    if training["eval_strategy"] == "steps":
-        return f"{steps} steps" if 0 < steps < delay else None
-    return f"{epochs:g} epochs" if steps < 0 and epochs < delay else None
+    by_epochs = training["eval_strategy"] == "epoch" and training["max_steps"] < 0
+    return bool(by_epochs and training["num_train_epochs"] < training["eval_delay"])
 
 
 @evaluation_never_runs.fault

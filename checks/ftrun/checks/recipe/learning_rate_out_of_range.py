@@ -6,8 +6,8 @@ optimizer.
 Fix: set `training.learning_rate` to about 2e-5 for full fine-tuning, 2e-4 for LoRA; with Lion a tenth of it.
 Prevention: change it by factors of 2 to 3, and look at the first hundred steps.
 Source: trl#1236, axolotl#770. Warnings from 1e-4 (full) and 1e-3 (LoRA) on, errors at ten times that; models
-of less than 50 million parameters learn at higher rates and are judged at 1e-2 and 1e-1. Below 1e-7 a
-float32 weight hardly moves (torchtune#2254).
+of less than 50 million parameters learn at higher rates and are judged at 1e-2 and 1e-1. Under 1e-6 is a
+warning (6e-7 was too low in torchtune#2254), under 1e-7 an error.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ KEY = "training.learning_rate"
 # Above the first is a warning; the second, or more, is an error.
 FULL, LORA, SMALL = (1e-4, 1e-3), (1e-3, 1e-2), (1e-2, 1e-1)
 FLAT, SLOW = 1e-7, 1e-6
+MARGIN = 1e-9  # 0.1 × 1e-2 is not 1e-3 to the last bit
 USUAL = {FULL: "2e-5", LORA: "2e-4", SMALL: "1e-3"}
 # Rates that these optimizers take, as a multiple of AdamW's: Lion a tenth (arXiv 2302.06675), Adafactor and
 # schedule-free AdamW up to ten times (arXiv 1804.04235, 2405.15682).
@@ -38,7 +39,7 @@ SCALES = {
     "schedule_free_adamw": 10.0,
     "schedule_free_radam": 10.0,
 }
-# These take rates of orders of their own: plain gradients (sgd, lomo), sums of squares (adagrad), projections.
+# These take rates of orders of their own: they follow plain gradients, sums of their squares, or projections.
 UNJUDGED = ("sgd", "schedule_free_sgd", "adagrad", "lomo", "adalomo", "galore", "apollo")
 
 
@@ -56,16 +57,15 @@ def learning_rate_out_of_range(at: AtRecipe) -> Iterator[Finding]:
     lora = at.recipe.model.lora is not None
     limits = SMALL if is_small(at.recipe.model.path, at.file.folder) else LORA if lora else FULL
     way = "LoRA" if lora else "full fine-tuning"
-    # A relative margin: 0.1 × 1e-2 is not 1e-3 to the last bit.
-    warning, error = (limit * scale * (1 + 1e-9) for limit in limits)
+    warning, error = (limit * scale for limit in limits)
     usual = f"about {USUAL[limits]}" if scale == 1 else f"{scale:g} × {USUAL[limits]}"
-    if rate > warning:
+    if rate > warning * (1 + MARGIN):
         message = (
-            f"The learning rate is {rate:g}; {way} with {optimizer} takes up to {limits[0] * scale:g}, "
-            f"and from {limits[1] * scale:g} on it destroys what the model knows."
+            f"The learning rate is {rate:g}; {way} with {optimizer} takes up to {warning:g}, "
+            f"and from {error:g} on it destroys what the model knows."
         )
         fix = f"Lower training.learning_rate to {usual}."
-        is_error = rate >= limits[1] * scale * (1 - 1e-9)
+        is_error = rate >= error * (1 - MARGIN)
         yield Finding(message, fix, at.where(KEY), severity="error" if is_error else "warning")
     elif rate < SLOW * scale:
         message = f"The learning rate is {rate:g}: the loss stays flat."

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
-from ftrun.checks.paths import nearest_path, suggest_path
+from ftrun.checks.paths import kind_of, located, nearest_path, suggest_path
 from ftrun.checks.stages import AtRecipe
 
 if TYPE_CHECKING:
@@ -40,25 +40,29 @@ def model_path_missing(at: AtRecipe) -> Iterator[Finding]:
 
 def _judge_model(at: AtRecipe, path: str) -> Iterator[Finding]:
     where, folder = at.where("model.path"), at.file.folder
-    local = folder / Path(path).expanduser()
-    if local.is_dir():
-        if not (local / "config.json").is_file():
+    local = located(path, folder)
+    if kind_of(local) == "folder":
+        if kind_of(local / "config.json") is None:
             yield Finding(
                 f"model.path {path} is a folder without a config.json.", _folder_fix(local, path), where
             )
-    elif local.is_file():
+    elif kind_of(local) == "file":
         fix = "Name the folder that holds config.json, the weights and the tokenizer."
         yield Finding(f"model.path {path} is a file, and a model is a folder.", fix, where)
     elif path.startswith((".", "/", "~")) or HUB_ID.fullmatch(path) is None:
         message = f"model.path {path} is no folder (looked for {local}), and no id of the hub."
         yield Finding(message, suggest_path(path, folder), where)
-    elif "/" in path and (folder / path.split("/")[0]).is_dir() and (near := nearest_path(path, folder)):
+    elif "/" in path and (near := nearest_path(path, folder)) and _begins_here(path, folder):
         message = f"model.path {path} is no folder here, and would be asked of the hub."
         yield Finding(message, f"If you mean `{near}`, write that.", where, severity="warning")
 
 
+def _begins_here(path: str, folder: Path) -> bool:
+    return kind_of(folder / path.split("/")[0]) == "folder"
+
+
 def _folder_fix(local: Path, path: str) -> str:
-    if (local / "adapter_config.json").is_file():
+    if kind_of(local / "adapter_config.json"):
         return "These are adapters alone: merge them with `ftrun export` and name the folder that it writes."
     inside = sorted(one.parent.name for one in local.glob("*/config.json"))
     if inside:
@@ -73,8 +77,8 @@ def _judge_template(at: AtRecipe, template: str) -> Iterator[Finding]:
         yield Finding(
             message, "Put the text into a file beside the recipe, and write the file's name.", where
         )
-    elif _reads_as_file(template) and not (folder / Path(template).expanduser()).is_file():
-        message = f"model.chat_template {template} is not there (looked for {folder / template})."
+    elif _reads_as_file(template) and kind_of(located(template, folder)) != "file":
+        message = f"model.chat_template {template} is not there (looked for {located(template, folder)})."
         yield Finding(message, suggest_path(template, folder), where)
 
 

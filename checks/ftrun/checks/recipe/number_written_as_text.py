@@ -1,8 +1,9 @@
 """A number is written in a form that YAML takes for text.
 
-Symptom: with other tools `TypeError: '<=' not supported between 'float' and 'str'`, after the model is loaded.
-Cause: YAML 1.1 knows `2.0e-5` and not `2e-5`: without the dot (or without the sign of the exponent) it is text.
-ftrun reads it as the number.
+Symptom: with other tools `'<=' not supported between instances of 'float' and 'str'`, after the model is
+loaded.
+Cause: YAML 1.1 knows `2.0e-5` and not `2e-5`: without the dot, or without the sign of the exponent, it is
+text. ftrun reads it as the number.
 Fix: write it with a dot and a signed exponent, and every YAML reader agrees.
 Prevention: `ftrun init` writes numbers in that form.
 Source: LLaMA-Factory#4014, #4149, #7793, trl#1450.

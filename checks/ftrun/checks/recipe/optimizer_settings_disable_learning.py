@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 SHRINKING = 1e-2
-HEAVY_DECAY = 1.0
+HEAVY_DECAY, HEAVY_DECAY_LION = 1.0, 10.0  # Lion takes ten times AdamW's decay with a tenth of its rate
 LARGE_EPSILON, HUGE_EPSILON = 1e-2, 1e-1
 SHORT_MEMORY = 0.5
 
@@ -42,7 +42,8 @@ def optimizer_settings_disable_learning(at: AtRecipe) -> Iterator[Finding]:
 def _judge_decay(at: AtRecipe) -> Iterator[Finding]:
     decay, rate = at.recipe.training["weight_decay"], at.recipe.training["learning_rate"]
     shrinking = decay * rate
-    if shrinking > SHRINKING or decay >= HEAVY_DECAY:
+    heavy = HEAVY_DECAY_LION if "lion" in str(at.recipe.training["optim"]) else HEAVY_DECAY
+    if shrinking > SHRINKING or decay >= heavy:
         yield Finding(
             message=f"A weight decay of {decay:g} takes {shrinking:.2%} off every weight at each step.",
             fix="Set training.weight_decay to 0.1 or less.",
@@ -56,7 +57,7 @@ def _judge_epsilon(at: AtRecipe) -> Iterator[Finding]:
     if epsilon == 0:
         message = "training.adam_epsilon is 0: a weight without a gradient is divided by 0 and becomes NaN."
     elif epsilon >= LARGE_EPSILON:
-        message = f"training.adam_epsilon is {epsilon:g}, far above any gradient: the steps shrink to almost nothing."
+        message = f"training.adam_epsilon is {epsilon:g}, far above any gradient: steps shrink to nothing."
     else:
         return
     yield Finding(
@@ -72,7 +73,7 @@ def _judge_memory(at: AtRecipe) -> Iterator[Finding]:
     beta2 = at.recipe.training["adam_beta2"]
     if beta2 < SHORT_MEMORY:
         yield Finding(
-            message=f"training.adam_beta2 is {beta2:g}: the scale of a step rests on little more than one batch.",
+            message=f"training.adam_beta2 is {beta2:g}: the scale of a step rests on about one batch.",
             fix="Set training.adam_beta2 to 0.999, or to 0.95 for noisy data.",
             where=at.where("training.adam_beta2"),
             severity="warning",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
-from ftrun.checks.paths import nearest_path, suggest_path
+from ftrun.checks.paths import kind_of, nearest_path, suggest_path
 from ftrun.checks.stages import AtRecipe
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def source_missing(at: AtRecipe) -> Iterator[Finding]:
             yield Finding(message, suggest_path(head.label, folder), where)
         elif head.place == "hub" and "/" in head.label:
             near = nearest_path(head.label, folder)
-            if near is not None and (folder / head.label.split("/")[0]).is_dir():
+            if near is not None and kind_of(folder / head.label.split("/")[0]):
                 message = f"{head.label} is neither a file nor a folder here, and would be asked of the hub."
                 yield Finding(message, f"If you mean `{near}`, write that.", where, severity="warning")
 

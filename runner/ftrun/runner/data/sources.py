@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ftrun.checks.rows import BadRow, LossOn, SourceRows
-from ftrun.runner.data.files import read_source
 from ftrun.runner.data.conversion import make_converter
+from ftrun.runner.data.files import read_source
 from ftrun.schemas.errors import DataError
 from ftrun.schemas.formats import COLUMNS, recognise, rename
 from ftrun.schemas.sections import Source

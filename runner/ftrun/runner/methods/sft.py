@@ -38,7 +38,7 @@ def build_data(at: AtEnvironment) -> AtData:
     Raises DataError or ModelError with the reason where they cannot be made.
     """
     recipe, folder = cast(Recipe, at.recipe), at.file.folder
-    location = locate_model(recipe.model, folder)
+    location = locate_model(recipe, folder)
     config = load_config(recipe.model, location)
     tokenizer = load_tokenizer(recipe.model, location, folder, recipe.training["eos_token"])
 
@@ -126,9 +126,8 @@ def count_steps(recipe: Recipe, rows: int) -> int:
         return int(training["max_steps"])
     batch = training["per_device_train_batch_size"]
     batches = rows // batch if training["dataloader_drop_last"] else ceil(rows / batch)
-    return ceil(
-        training["num_train_epochs"] * max(1, ceil(batches / training["gradient_accumulation_steps"]))
-    )
+    updates = max(1, ceil(batches / training["gradient_accumulation_steps"]))
+    return ceil(float(training["num_train_epochs"]) * updates)
 
 
 def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> AtModel:
@@ -168,8 +167,8 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
 
 def _checkpoint_bytes(model: Any, *, full: bool) -> int:
     """Bytes of the weights that are saved, and of two moments in the type of each trainable weight (AdamW)."""
-    saved: int = sum(p.numel() * p.element_size() for p in model.parameters() if full or p.requires_grad)
-    return saved + sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    return sum((full or trained) * size + 2 * trained * size for size, trained in sizes)
 
 
 def ask(at: AtModel) -> tuple[dict[str, float], list[dict[str, Any]]]:

@@ -1,15 +1,21 @@
-"""The report as a checklist that a person reads: one line a check, and what was found in full."""
+"""The report as a checklist that a person reads: one line a check, and what was found in full.
+
+Lines are made first and printed last: rich colours them on a terminal and is not even imported for a pipe,
+where starting it would cost more than validating a recipe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
+from ftrun.checks.finding import Finding, Severity
+from ftrun.checks.report import Report, Result
 
-from ftrun.checks.finding import Finding
-from ftrun.checks.report import RANK, Report, Result
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GROUPS: Mapping[str, str] = {
     "REC": "Recipe",
@@ -35,85 +41,105 @@ MARKS: Mapping[str, tuple[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line: how far it is indented, and its parts, each with rich's name of its style."""
+
+    indent: int
+    parts: tuple[tuple[str, str], ...]
+
+    @property
+    def text(self) -> str:
+        """The line without its styles."""
+        return " " * self.indent + "".join(text for text, _ in self.parts)
+
+
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that colours only on a terminal, honours NO_COLOR, and never cuts lines of a pipe."""
-    console = Console(stderr=stderr, highlight=False, soft_wrap=False, emoji=False)
+    """A console that colours only on a terminal, honours NO_COLOR, and leaves lines whole in a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
     if not console.is_terminal:
-        console.width = 200
+        console.soft_wrap = True
     return console
 
 
-def print_report(report: Report, console: Console) -> None:
-    """The whole checklist: every check with its verdict, facts under their headings, findings in full."""
-    by_group: dict[str, list[Result]] = {heading: [] for heading in dict.fromkeys(GROUPS.values())}
+def print_report(report: Report) -> None:
+    """Print the whole checklist: every check with its verdict, facts under their headings, findings in full."""
+    _print_lines([*_checklist(report), _verdict(report)])
+
+
+def print_findings(reports: Iterable[Report]) -> None:
+    """Print only what was found, as `validate` shows it, in the order of the file, and a verdict each."""
+    for report in reports:
+        found = sorted(report.findings, key=lambda one: (one.where.file or "", one.where.line or 0))
+        _print_lines([*(line for finding in found for line in _finding_lines(finding)), _verdict(report)])
+
+
+def _print_lines(lines: Iterable[Line]) -> None:
+    if not sys.stdout.isatty():
+        sys.stdout.writelines(f"{line.text}\n" for line in lines)
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = make_console()
+    for line in lines:
+        console.print(Padding(Text.assemble(*line.parts), (0, 0, 0, line.indent), expand=False))
+
+
+def _checklist(report: Report) -> Iterator[Line]:
+    by_heading: dict[str, list[Result]] = {heading: [] for heading in dict.fromkeys(GROUPS.values())}
     for result in report.results:
-        by_group.setdefault(GROUPS.get(result.check.group, result.check.group), []).append(result)
-    for heading, results in by_group.items():
-        shown = [one for one in results if one.verdict != "not_applicable"]
-        lines = [text for group, text in report.facts if group == heading]
-        if not shown and not lines:
-            continue
-        console.print(Text(heading, style="bold"))
-        for line in lines:
-            console.print(_indented(Text(line, style="dim"), 2))
-        for result in _folded(shown):
-            _print_result(result, console)
-    print_verdict(report, console)
-
-
-def _indented(text: Text, width: int) -> Padding:
-    return Padding(text, (0, 0, 0, width), expand=False)
+        if result.verdict != "not_applicable":
+            by_heading.setdefault(GROUPS.get(result.check.group, result.check.group), []).append(result)
+    for heading, results in by_heading.items():
+        shown = _folded(results)
+        facts = [text for group, text in report.facts if group == heading]
+        if shown or facts:
+            yield Line(0, ((heading, "bold"),))
+        for text in facts:
+            yield Line(2, ((text, "dim"),))
+        for result in shown:
+            yield from _result_lines(result)
 
 
 def _folded(results: Sequence[Result]) -> Sequence[Result]:
-    """Without the recipe-file checks that passed: a file that reads well is one fact, not a dozen."""
-    if results and results[0].check.group == "REC" and all(one.verdict == "passed" for one in results):
-        return ()
+    """Without the recipe-file checks that passed: a file that reads well is no news, a dozen times over."""
     return [one for one in results if one.check.group != "REC" or one.verdict == "found"]
 
 
-def print_findings(report: Report, console: Console) -> None:
-    """Only what was found, as `validate` shows it, in the order of the file."""
-    for result in report.results:
-        for finding in result.findings:
-            _print_finding(finding, console)
-    print_verdict(report, console)
-
-
-def _print_result(result: Result, console: Console) -> None:
+def _result_lines(result: Result) -> Iterator[Line]:
     if result.verdict == "found":
         for finding in result.findings:
-            _print_finding(finding, console)
+            yield from _finding_lines(finding)
         return
     mark, style = MARKS[result.verdict]
-    line = Text(mark, style).append(f" {result.check.id} ", "dim")
-    line.append(result.check.title, "default" if result.verdict == "passed" else "dim")
-    if result.reason:
-        line.append(f": {result.reason}", "dim")
-    console.print(_indented(line, 2))
-
-
-def _print_finding(finding: Finding, console: Console) -> None:
-    mark, style = MARKS["ignored" if finding.ignored else finding.severity or "error"]
-    line = (
-        Text(mark, style)
-        .append(f" {finding.id} ", "dim")
-        .append(finding.message, style if mark == "✗" else "default")
+    quiet = "" if result.verdict == "passed" else "dim"
+    reason = f": {result.reason}" if result.reason else ""
+    yield Line(
+        2, ((mark, style), (f" {result.check.id} ", "dim"), (result.check.title, quiet), (reason, "dim"))
     )
-    console.print(_indented(line, 2))
+
+
+def _finding_lines(finding: Finding) -> Iterator[Line]:
+    mark, style = MARKS["ignored" if finding.ignored else finding.severity or "error"]
+    yield Line(
+        2, ((mark, style), (f" {finding.id} ", "dim"), (finding.message, style if mark == "✗" else ""))
+    )
     where = str(finding.where)
-    rows = [Text(f"at {where}", "dim")] if where else []
-    rows += [Text(text, "dim") for text in finding.evidence]
-    rows += [Text("fix: ", "cyan").append(finding.fix, "default")]
+    if where:
+        yield Line(4, ((f"at {where}", "dim"),))
+    for text in finding.evidence:
+        yield Line(4, ((text, "dim"),))
+    yield Line(4, (("fix: ", "cyan"), (finding.fix, "")))
     if finding.ignored:
-        rows.append(Text(f"ignored: {finding.ignored}", "dim"))
-    for row in rows:
-        console.print(_indented(row, 4))
+        yield Line(4, ((f"ignored: {finding.ignored}", "dim"),))
 
 
-def print_verdict(report: Report, console: Console) -> None:
-    """One line: ready, or how many findings block, and how long it took."""
-    counts = {severity: 0 for severity in RANK}
+def _verdict(report: Report) -> Line:
+    """Ready, or how many findings there are, and how long it took."""
+    counts: dict[Severity, int] = {"error": 0, "warning": 0, "info": 0}
     for finding in report.findings:
         if finding.ignored is None:
             counts[finding.severity or "error"] += 1
@@ -122,10 +148,13 @@ def print_verdict(report: Report, console: Console) -> None:
         for severity, count in counts.items()
         if count
     ]
-    seconds = sum(report.seconds.values())
-    line = Text("✓ " if report.ok else "✗ ", "green" if report.ok else "bold red")
-    line.append(report.recipe, "bold").append(": ")
-    line.append("ready" if report.ok else "not ready")
-    line.append(f", {', '.join(reversed(names))}" if names else ", nothing found")
-    line.append(f" ({report.stage} stage, {seconds:.2f} s)", "dim")
-    console.print(line)
+    return Line(
+        0,
+        (
+            ("✓ ", "green") if report.ok else ("✗ ", "bold red"),
+            (report.recipe, "bold"),
+            (": ready, " if report.ok else ": not ready, ", ""),
+            (", ".join(names) or "nothing found", ""),
+            (f" ({report.stage} stage, {sum(report.seconds.values()):.2f} s)", "dim"),
+        ),
+    )
