@@ -104,7 +104,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 def describe() -> dict[str, object]:
     """Return tokenizer_config.json.
 
-    The class is the one that takes tokenizer.json as it is; `LlamaTokenizer` would build its own in its place.
+    The class is the one that takes tokenizer.json as it is; `LlamaTokenizer` would build its own instead.
     """
     return {
         "bos_token": "<|begin|>",

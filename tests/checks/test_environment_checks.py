@@ -71,6 +71,17 @@ def test_sound_machines_are_left_alone(
         assert not _found(check, world, machine), check.id
 
 
+def test_old_driver_is_told_once(tmp_path: Path) -> None:
+    aged = replace(MACHINE, devices=(), torch_cuda="13.0")
+    world = sft_full(tmp_path)
+    assert _found(cuda_newer_than_driver, world, aged) and not _found(gpu_out_of_reach, world, aged)
+
+
+def test_older_minor_version_of_the_driver_is_no_fault(tmp_path: Path) -> None:
+    aged = replace(MACHINE, devices=(), torch_cuda="12.9", visible_devices="")
+    assert not _found(cuda_newer_than_driver, sft_full(tmp_path), aged)
+
+
 def test_gpu_that_is_hidden_on_purpose_is_a_warning(tmp_path: Path) -> None:
     hidden = replace(MACHINE, devices=(), visible_devices="-1")
     (finding,) = _found(gpu_out_of_reach, sft_full(tmp_path), hidden)

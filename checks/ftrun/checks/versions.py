@@ -6,6 +6,8 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 
+from ftrun.checks.stages import Machine
+
 Numbers = tuple[int, ...]
 
 _COMPARE: Mapping[str, Callable[[Numbers, Numbers], bool]] = {
@@ -31,6 +33,17 @@ def release(version: str) -> Numbers:
 def is_newer(version: str, other: str) -> bool:
     """Whether `version` comes after `other`."""
     return release(version) > release(other)
+
+
+def needs_newer_driver(machine: Machine) -> bool:
+    """Whether torch's CUDA is of a later major version than the driver runs, and torch sees no device.
+
+    Within one major version a newer minor one runs on an older driver; across major versions only with
+    NVIDIA's compatibility package, and then torch sees the devices.
+    """
+    if machine.torch_cuda is None or machine.driver_cuda is None or machine.devices:
+        return False
+    return release(machine.torch_cuda)[:1] > release(machine.driver_cuda)[:1]
 
 
 def is_within(version: str, bounds: str) -> bool:

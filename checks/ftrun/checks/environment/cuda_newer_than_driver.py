@@ -18,7 +18,7 @@ from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtEnvironment
-from ftrun.checks.versions import is_newer
+from ftrun.checks.versions import needs_newer_driver
 
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @check("ENV003", title="the driver runs torch's CUDA")
 def cuda_newer_than_driver(at: AtEnvironment) -> Iterator[Finding]:
-    """Tell a driver that is too old for torch, where torch sees no device."""
+    """Tell a driver of an older major version of CUDA than torch's, where torch sees no device."""
     machine = at.machine
     if machine.torch_cuda is None or machine.driver_cuda is None:
         raise NotApplicable("torch has no CUDA, or the machine has no driver")
     if at.recipe.training["use_cpu"]:
         raise NotApplicable("training.use_cpu is true")
-    if machine.devices or not is_newer(machine.torch_cuda, machine.driver_cuda):
+    if not needs_newer_driver(machine):
         return
     yield Finding(
         message=(

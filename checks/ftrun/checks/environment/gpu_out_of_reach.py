@@ -1,8 +1,8 @@
 """torch sees no GPU, although there is one or the recipe needs one.
 
 Symptom: training crawls on the CPU, or ends with "Your setup doesn't support bf16/gpu".
-Cause: a CPU build of torch, no NVIDIA driver, a driver older than torch's CUDA, `CUDA_VISIBLE_DEVICES` set to
-nothing, a container started without its GPUs.
+Cause: a CPU build of torch, no NVIDIA driver, a driver that does not fit torch's CUDA,
+`CUDA_VISIBLE_DEVICES` set to nothing, a container started without its GPUs.
 Fix: what the message names; to train on the CPU on purpose set `training.use_cpu: true`.
 Prevention: run `ftrun doctor` on a new machine.
 Source: transformers raises for `bf16: true` without a GPU or `use_cpu`, after the data is prepared.
@@ -19,7 +19,7 @@ from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtEnvironment, Machine
-from ftrun.checks.versions import is_newer
+from ftrun.checks.versions import is_newer, needs_newer_driver
 
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
@@ -35,20 +35,18 @@ def gpu_out_of_reach(at: AtEnvironment) -> Iterator[Finding]:
         raise NotApplicable("torch does not import")
     if machine.devices:
         return
+    if needs_newer_driver(machine) and machine.visible_devices not in HIDDEN:
+        raise NotApplicable("the driver is too old for torch, which ENV003 tells")
     wishes = list(_wishes(at, use_cpu))
     has_gpu = machine.nvidia_devices > 0 and not use_cpu
     if not wishes and not has_gpu:
         return
     reason, fix = explain(machine)
-    subject = (
-        f"{wishes[0]} needs a GPU, and"
-        if wishes
-        else f"There are {machine.nvidia_devices} NVIDIA devices, and"
-    )
+    subject = f"{wishes[0]} needs a GPU" if wishes else f"NVIDIA devices here: {machine.nvidia_devices}"
     # Hiding the devices is also how people choose the CPU.
     chosen = not wishes and machine.visible_devices in HIDDEN
     yield Finding(
-        message=f"{subject} torch sees none: {reason}.",
+        message=f"{subject}, and torch sees none: {reason}.",
         fix=f"{fix} To train on the CPU, set training.use_cpu to true."
         if has_gpu and not wishes
         else f"{fix} Or train without: {'; '.join(_ways_out(wishes))}.",
@@ -83,7 +81,7 @@ def _ways_out(wishes: list[str]) -> Iterator[str]:
 def explain(machine: Machine) -> tuple[str, str]:
     """Why torch sees no device, and what to do."""
     if machine.visible_devices in HIDDEN:
-        shown = f"CUDA_VISIBLE_DEVICES is set to `{machine.visible_devices}`, which hides them"
+        shown = f'CUDA_VISIBLE_DEVICES is "{machine.visible_devices}", which hides them'
         return shown, "Unset CUDA_VISIBLE_DEVICES, or name devices: `CUDA_VISIBLE_DEVICES=0`."
     if machine.driver is None:
         return "no NVIDIA driver was found", (
@@ -148,6 +146,6 @@ def a_quantised_model_without_a_driver(world: World) -> None:
 
 @gpu_out_of_reach.fault
 def cuda_newer_than_the_driver(world: World) -> None:
-    """torch was updated and the driver was not."""
-    facts = {"torch_cuda": "13.0", "driver_cuda": "12.2", "driver": "535.183.01"}
+    """A build for 12.8 that does not start on a driver of 12.2."""
+    facts = {"torch_cuda": "12.8", "driver_cuda": "12.2", "driver": "535.183.01"}
     world.after(AtEnvironment, lambda at: replace(at, machine=_without_devices(at.machine, **facts)))

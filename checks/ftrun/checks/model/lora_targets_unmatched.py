@@ -112,7 +112,7 @@ def _layer_names(at: AtModel) -> list[str]:
     """The transformer's layers: the lists of modules that are as long as the configuration says."""
     import torch
 
-    count = getattr(at.model_config.get_text_config(), "num_hidden_layers", None)
+    count = getattr(at.model.config.get_text_config(), "num_hidden_layers", None)
     return [
         f"{plain_name(name)}.{index}"
         for name, module in at.model.named_modules()
@@ -147,5 +147,6 @@ def names_reach_one_layer_of_a_hybrid(world: World) -> None:
             layer.self_attn.q_proj = layer.self_attn.q_proj.get_base_layer()
         return at
 
+    world.recipe["training"]["model_init_kwargs"] = {"num_hidden_layers": 4}
     world.recipe["model"]["lora"] = {"r": 8, "target_modules": ["q_proj"]}
     world.after(AtModel, make_hybrid)

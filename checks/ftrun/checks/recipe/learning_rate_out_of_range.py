@@ -29,7 +29,7 @@ KEY = "training.learning_rate"
 FULL, LORA, SMALL = (1e-4, 1e-3), (1e-3, 1e-2), (1e-2, 1e-1)
 FLAT, SLOW = 1e-7, 1e-6
 MARGIN = 1e-9  # 0.1 × 1e-2 is not 1e-3 to the last bit
-USUAL = {FULL: "2e-5", LORA: "2e-4", SMALL: "1e-3"}
+USUAL = {FULL: 2e-5, LORA: 2e-4, SMALL: 1e-3}
 # Rates that these optimizers take, as a multiple of AdamW's: Lion a tenth (arXiv 2302.06675), Adafactor and
 # schedule-free AdamW up to ten times (arXiv 1804.04235, 2405.15682).
 SCALES = {
@@ -58,7 +58,7 @@ def learning_rate_out_of_range(at: AtRecipe) -> Iterator[Finding]:
     limits = SMALL if is_small(at.recipe.model.path, at.file.folder) else LORA if lora else FULL
     way = "LoRA" if lora else "full fine-tuning"
     warning, error = (limit * scale for limit in limits)
-    usual = f"about {USUAL[limits]}" if scale == 1 else f"{scale:g} × {USUAL[limits]}"
+    usual = f"about {USUAL[limits] * scale:g}"
     if rate > warning * (1 + MARGIN):
         message = (
             f"The learning rate is {rate:g}; {way} with {optimizer} takes up to {warning:g}, "

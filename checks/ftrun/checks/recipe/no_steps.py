@@ -27,7 +27,7 @@ def no_steps(at: AtRecipe) -> Iterator[Finding]:
     epochs, steps = at.recipe.training["num_train_epochs"], at.recipe.training["max_steps"]
     if steps == 0:
         yield Finding(
-            message="training.max_steps is 0: the run ends after one step, with the learning rate at 0.",
+            message="training.max_steps is 0: transformers takes one step, and the run is over.",
             fix="Remove training.max_steps, and num_train_epochs decides; or set it to 1 or more.",
             where=at.where("training.max_steps"),
             patch=Patch("training.max_steps", -1),

@@ -35,7 +35,7 @@ def wrong_columns(at: AtRecipe) -> Iterator[Finding]:
     for head in at.heads:
         if head.problem is not None:
             fix = "Correct that row, or write the path of a file with one object of named columns a row."
-            yield Finding(f"{head.label}: {head.problem}.", fix, at.where(f"{head.key}.path"))
+            yield Finding(f"{head.label} cannot be read: {head.problem}.", fix, at.where(f"{head.key}.path"))
         elif head.columns is not None:
             yield from _judge(at, head, head.columns, _source_of(at, head.key))
 

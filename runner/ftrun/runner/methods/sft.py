@@ -14,7 +14,7 @@ from ftrun.runner.answers import answer_rows
 from ftrun.runner.arguments import make_arguments
 from ftrun.runner.data.rendering import read_template
 from ftrun.runner.data.sources import load_source
-from ftrun.runner.data.splits import count_rows, encode_split, make_dataset, split_rows
+from ftrun.runner.data.splits import Split, count_rows, encode_split, make_dataset, split_rows
 from ftrun.runner.model import (
     load_config,
     load_model,
@@ -55,13 +55,10 @@ def build_data(at: AtEnvironment) -> AtData:
         fraction,
         recipe.training["seed"],
     )
-    cut = {name: recipe.training[name] for name in ("max_length", "truncation_mode")}
-    train_rows = encode_split(train_split.origins, train_split.sources, tokenizer, **cut)
-    eval_rows = (
-        None if eval_split is None else encode_split(eval_split.origins, eval_split.sources, tokenizer, **cut)
-    )
     packing = recipe.training["packing"]
     eval_packing = packing if recipe.training["eval_packing"] is None else recipe.training["eval_packing"]
+    train_rows = _encode(train_split, recipe, tokenizer, packing)
+    eval_rows = None if eval_split is None else _encode(eval_split, recipe, tokenizer, eval_packing)
     train_dataset = _feed(train_rows, recipe, packing)
     return widen(
         at,
@@ -94,6 +91,19 @@ def _load_sources(
             can_mark_turns=_can_mark_turns(tokenizer),
         )
         for index, source in enumerate(sources)
+    )
+
+
+def _encode(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, packing: bool) -> Rows:
+    """The rows of a split, cut at `max_length` unless the packing divides what is longer, as TRL's does."""
+    training = recipe.training
+    divides = packing and training["packing_strategy"] in ("bfd_split", "wrapped")
+    return encode_split(
+        split.origins,
+        split.sources,
+        tokenizer,
+        max_length=None if divides else training["max_length"],
+        truncation_mode=training["truncation_mode"],
     )
 
 
@@ -154,7 +164,8 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dictionary; ftrun has its own lines
-    trainer.create_optimizer()
+    # Training makes its own scheduler; this one tells early where its settings do not fit.
+    trainer.create_optimizer_and_scheduler(at.steps)
     return widen(
         at,
         AtModel,
