@@ -49,7 +49,9 @@ def test_a_run_leaves_a_model_and_its_whole_record(tmp_path: Path) -> None:
 
     folder = tmp_path / "runs" / "healthy-1"
     model = folder / "model"
-    assert not list(folder.rglob("*.bin")) or all(file.name != "training_args.bin" for file in model.iterdir())
+    assert not list(folder.rglob("*.bin")) or all(
+        file.name != "training_args.bin" for file in model.iterdir()
+    )
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= {
         file.name for file in model.iterdir()
     }
@@ -72,7 +74,12 @@ def test_a_run_leaves_a_model_and_its_whole_record(tmp_path: Path) -> None:
             assert (entry.step, value) in [(one.step, one.value) for one in history]
     assert {"train/loss", "train/grad_norm", "eval/loss", "eval/exact_match"} <= set(found.data.metrics)
     names = {one.path for one in client.list_artifacts(found.info.run_id, "ftrun")}
-    assert {"ftrun/recipe.yaml", "ftrun/recipe.resolved.yaml", "ftrun/preflight.json", "ftrun/answers.jsonl"} <= names
+    assert {
+        "ftrun/recipe.yaml",
+        "ftrun/recipe.resolved.yaml",
+        "ftrun/preflight.json",
+        "ftrun/answers.jsonl",
+    } <= names
 
 
 def test_an_adapter_is_saved_as_peft_writes_it(tmp_path: Path) -> None:

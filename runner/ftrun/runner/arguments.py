@@ -11,8 +11,14 @@ from ftrun.schemas.errors import ModelError
 
 Config = TypeVar("Config")
 
-SPENT = ("model_init_kwargs", "truncation_mode", "shuffle_dataset")
-"""Settings that have had their effect when the trainer is built: on loading, and on the rows."""
+SPENT = (
+    "model_init_kwargs",
+    "truncation_mode",
+    "shuffle_dataset",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+)
+"""Settings that have had their effect when the trainer is built, or that reach it under another name."""
 
 
 def make_arguments(config: type[Config], at: AtEnvironment, folder: Path) -> Config:
@@ -29,6 +35,9 @@ def make_arguments(config: type[Config], at: AtEnvironment, folder: Path) -> Con
         "disable_tqdm": True,
         "bf16": choose_bf16(at),
         "dataloader_pin_memory": bool(at.machine.devices),
+        # transformers 5.23 calls the setting by another name than TRL, and warns of TRL's at every run.
+        "activation_checkpointing": at.recipe.training["gradient_checkpointing"],
+        "activation_checkpointing_kwargs": at.recipe.training["gradient_checkpointing_kwargs"],
     }
     try:
         return config(**{**decided, **{key: value for key, value in written.items() if key not in SPENT}})

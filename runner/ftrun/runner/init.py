@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from ftrun.checks.columns import guess_columns
 from ftrun.runner.data.files import read_head
 from ftrun.runner.printing.text import make_console
-from ftrun.schemas.errors import FtrunError
-from ftrun.schemas.formats import guess_columns
+from ftrun.schemas.errors import DataError, FtrunError
+from ftrun.schemas.formats import COLUMNS, recognise, rename
 from ftrun.schemas.load import load_recipe, method_names
 from ftrun.schemas.sections import Source
 
@@ -113,13 +115,7 @@ def make_starter(method: str, data: Path, target: Path) -> str:
         raise FtrunError(f"{data} is not there")
     if head.problem is not None:
         raise FtrunError(head.problem)
-    guess = None if head.columns is None else guess_columns(head.columns)
-    if head.columns is not None and guess is None:
-        raise FtrunError(
-            f"{data} has the columns {', '.join(head.columns)}, and no format fits them. A row needs text, or prompt "
-            "and completion, or messages; rename columns in the file, or write `columns:` into a recipe by hand"
-        )
-    format, columns = guess or ("prompt_completion", {})
+    format, columns = _recognise(head.columns, data)
     source = ""
     if columns:
         mapping = ", ".join(f"{ours}: {json.dumps(theirs)}" for ours, theirs in columns.items())
@@ -131,6 +127,22 @@ def make_starter(method: str, data: Path, target: Path) -> str:
         source=source,
         loss=LOSS[format],
     )
+
+
+def _recognise(columns: Sequence[str] | None, data: Path) -> tuple[str, dict[str, str]]:
+    """The format of the file, and the `columns:` that it needs; prompt and answer where a look does not tell."""
+    if columns is None:
+        return "prompt_completion", {}
+    try:
+        return recognise(columns), {}
+    except DataError:
+        mapping = guess_columns(columns, COLUMNS, {})
+    if mapping is None:
+        raise FtrunError(
+            f"{data} has the columns {', '.join(columns)}, and no format fits them. A row needs text, or prompt "
+            "and completion, or messages; rename columns in the file, or write `columns:` into a recipe by hand"
+        )
+    return recognise(rename(dict.fromkeys(columns), mapping)), mapping
 
 
 def _make_name(stem: str, method: str) -> str:

@@ -19,11 +19,8 @@ QUIET: dict[str, str] = {
 """Set before the libraries are imported, where the user has not set them already."""
 
 NOT_FOR_USERS = (
-    # What ftrun chose, or what it tells by a check of its own.
-    r".*`gradient_checkpointing` is deprecated.*",
+    # PEFT's question to transformers, not the user's setting.
     r".*`is_gradient_checkpointing` is deprecated.*",
-    r".*'pin_memory' argument is set as true but no accelerator.*",
-    r".*keep_end.*truncation mode is deprecated.*",
 )
 
 

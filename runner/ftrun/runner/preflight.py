@@ -26,6 +26,7 @@ from ftrun.checks.stages import (
 )
 from ftrun.runner.data.files import read_head
 from ftrun.runner.facts import describe
+from ftrun.runner.model import first_line
 from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.load import RecipeFile, load_recipe
 from ftrun.schemas.resolve import resolve
@@ -91,7 +92,7 @@ def ascend(
     for stage in STAGES[: STAGES.index(upto) + 1]:
         name = STAGE_NAMES[stage]
         if stopped is None and not _is_wanted(stage, checks, upto, needed):
-            stopped = "nothing waits for it"
+            stopped = "since nothing waits for it"
         if stopped is not None:
             results += skipped(checks, stage, method=method, reason=stopped)
             if stage in FAILURES:
@@ -106,13 +107,15 @@ def ascend(
             if stage not in FAILURES or at is None:
                 raise
             new = run_checks(checks, widen(at, FAILURES[stage], error=error), method=method, ignore=ignored)
-            new += skipped(checks, stage, method=method, reason=f"the {name} cannot be built: {error}")
-            stopped = f"the {name} cannot be built"
+            # Where no check reports the failure, the reason of the skipped ones has to.
+            detail = "" if any(result.findings for result in new) else f": {first_line(error)}"
+            stopped = f"since the {name} cannot be built{detail}"
+            new += skipped(checks, stage, method=method, reason=stopped)
         results += new
         seconds |= _since(began, name)
         began = time.perf_counter()
         if stopped is None and any(blocks(finding, fail_on) for result in new for finding in result.findings):
-            stopped = f"stopped by what the {name} stage found"
+            stopped = f"since the {name} stage found errors"
     reached = STAGE_NAMES[type(at)] if at is not None else "recipe"
     facts = tuple(describe(at))
     return Ascent(Report(str(path), method, reached, results, fail_on, seconds, facts), at)

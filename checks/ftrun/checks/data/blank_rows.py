@@ -9,7 +9,7 @@ Source: a share over 1 % is an error, any other a warning: axolotl's FAQ on empt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
@@ -60,19 +60,22 @@ def _blank_part(example: Mapping[str, Any], source: SourceRows, special: tuple[s
     if not answers:
         return None
     judged = answers if source.loss_on == "assistant" else answers[-1:]
-    if any(_says_nothing([messages[i]], special) for i in judged):
+    if not all(_says_something(messages[i], special) for i in judged):
         return "answer"
-    return "prompt" if _says_nothing(messages[: answers[-1]], special) else None
+    before = messages[: answers[-1]]
+    return None if any(_says_something(message, special) for message in before) else "prompt"
 
 
-def _says_nothing(messages: Sequence[Mapping[str, Any]], special: tuple[str, ...]) -> bool:
-    return all(
-        not any(message.get(key) for key in SPEAKING)
-        # Pictures and sounds are content too.
-        and (isinstance(message.get("content"), str) or not message.get("content"))
-        and all(_is_blank(text, special) for text in texts_of(message))
-        for message in messages
-    )
+def _says_something(message: Mapping[str, Any], special: tuple[str, ...]) -> bool:
+    content = message.get("content")
+    if isinstance(content, str):
+        said = not _is_blank(content, special)
+    else:
+        # Of a list, pictures and sounds count as they are.
+        parts = (part for part in content or () if isinstance(part, Mapping))
+        said = any(part.get("type", "text") != "text" for part in parts)
+        said = said or not all(_is_blank(text, special) for text in texts_of(message))
+    return said or any(message.get(key) for key in SPEAKING)
 
 
 def _is_blank(text: str, special: tuple[str, ...]) -> bool:

@@ -101,7 +101,9 @@ def _checklist(report: Report) -> Iterator[Line]:
         for text in facts:
             yield Line(2, ((text, "dim"),))
         for result in shown:
-            yield from _result_lines(result)
+            if result.verdict != "skipped":
+                yield from _result_lines(result)
+        yield from _skipped_lines([one for one in shown if one.verdict == "skipped"])
 
 
 def _folded(results: Sequence[Result]) -> Sequence[Result]:
@@ -115,11 +117,14 @@ def _result_lines(result: Result) -> Iterator[Line]:
             yield from _finding_lines(finding)
         return
     mark, style = MARKS[result.verdict]
-    quiet = "" if result.verdict == "passed" else "dim"
-    reason = f": {result.reason}" if result.reason else ""
-    yield Line(
-        2, ((mark, style), (f" {result.check.id} ", "dim"), (result.check.title, quiet), (reason, "dim"))
-    )
+    yield Line(2, ((mark, style), (f" {result.check.id} ", "dim"), (result.check.title, "")))
+
+
+def _skipped_lines(results: Sequence[Result]) -> Iterator[Line]:
+    """One line for all checks that were skipped for the same reason."""
+    for reason in dict.fromkeys(one.reason for one in results):
+        ids = ", ".join(one.check.id for one in results if one.reason == reason)
+        yield Line(2, ((f"{MARKS['skipped'][0]} not checked, {reason}: {ids}", "dim"),))
 
 
 def _finding_lines(finding: Finding) -> Iterator[Line]:
