@@ -119,6 +119,14 @@ def test_what_is_wrong_with_the_labels_is_named(tmp_path: Path) -> None:
     assert said["last_turn_is_the_users"].startswith("Prompt tokens are trained in 32 of 32 rows")
 
 
+def test_conversation_that_ends_with_a_question_is_told_how_to_end(tmp_path: Path) -> None:
+    world = sft_chat(tmp_path)
+    world.recipe["data"]["loss_on"] = "completion"
+    world.rows[0]["messages"].pop()
+    world.rows = world.rows[:1] * 8 + world.rows
+    assert only(world, "DATA008").fix.startswith("End these conversations with a turn of the assistant")
+
+
 def test_template_that_renders_no_answer_is_told(tmp_path: Path) -> None:
     world = sft_chat(tmp_path)
     world.recipe["model"]["chat_template"] = (

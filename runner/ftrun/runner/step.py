@@ -115,6 +115,8 @@ def _update(trainer: Trainer, weights: Weights) -> tuple[frozenset[str], float]:
 
     model, optimizer, scaler = trainer.model, trainer.optimizer, trainer.accelerator.scaler
     unsaved = {name: _sum_bytes(p) for name, p in model.named_parameters() if name not in weights}
+    for group in optimizer.param_groups:  # a scheduler with warmup has already set the rate to 0
+        group["lr"] = group.get("initial_lr", group["lr"])
     if trainer.args.max_grad_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
     if scaler is None:

@@ -61,8 +61,7 @@ def _judge(at: AtData, read: list[tuple[Row, Reading]]) -> Iterator[Finding]:
         yield Finding(
             message=f"Prompt tokens are trained in {len(leaking)} of {len(read)} rows looked at, "
             f"{share} of the text that is no answer there: the labels hold more than the answers.",
-            fix="Set data.loss_on to what the rows should teach, or model.chat_template to a template whose "
-            "{% generation %} markers wrap what the assistant says and nothing else.",
+            fix=_fix_leak(leaking[0][0]),
             where=leaking[0][0].where,
             evidence=_show(at, leaking),
             severity=_grade(leaking, read),
@@ -86,6 +85,17 @@ def _judge(at: AtData, read: list[tuple[Row, Reading]]) -> Iterator[Finding]:
             where=losing[0][0].where,
             evidence=_show(at, losing),
         )
+
+
+def _fix_leak(row: Row) -> str:
+    if row.source.loss_on == "completion" and not any(
+        part.answer for part in parts_of(row.example, row.source.loss_on)
+    ):
+        return "End these conversations with a turn of the assistant, or set data.loss_on: assistant."
+    return (
+        "Set data.loss_on to what the rows should teach, or model.chat_template to a template whose "
+        "{% generation %} markers wrap what the assistant says and nothing else."
+    )
 
 
 def _grade(faulty: list[tuple[Row, Reading]], read: list[tuple[Row, Reading]]) -> Severity:

@@ -107,7 +107,11 @@ def _finding(at: AtData, last: NDArray[np.int64], bad: NDArray[np.int64], total:
     key, patch = "model.chat_template", None
     if masked:
         message += f" {_name(at, int(rows.ids[after]))} follows there, but is masked."
-        fix = "Put the token that ends a turn inside the {% generation %} markers of model.chat_template."
+        fix = (
+            "Put the token that ends a turn inside the {% generation %} markers of model.chat_template."
+            if is_chat(row.example)
+            else "Give the token that ends an answer a label: mask padding by its place, not by its id."
+        )
     elif usual in at.tokenizer.added_tokens_decoder:
         token = at.tokenizer.convert_ids_to_tokens(usual)
         key, patch = "training.eos_token", Patch("training.eos_token", token)

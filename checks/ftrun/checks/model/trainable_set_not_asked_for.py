@@ -63,7 +63,7 @@ def trainable_set_not_asked_for(at: AtModel) -> Iterator[Finding]:
 @trainable_set_not_asked_for.fault
 def lower_half_is_frozen(world: World) -> None:
     def freeze(at: AtModel) -> AtModel:
-        at.model.model.layers[:2].requires_grad_(False)
+        at.model.model.layers[:1].requires_grad_(False)
         return at
 
     world.after(AtModel, freeze)
