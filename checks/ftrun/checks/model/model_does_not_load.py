@@ -30,7 +30,8 @@ CAUSES = (
         "Free memory, or train a smaller model; model.lora with model.quantization: 4bit needs a quarter of it.",
     ),
     (
-        r"[Tt]arget modules?\b.*(not found|not supported)|No modules were targeted|All modules were excluded",
+        r"[Tt]arget modules?\b.*(not found|not supported)|No modules were targeted|All modules were excluded"
+        r"|remove it from `target_modules`",
         "model.lora.target_modules",
         "Name modules that this model has under model.lora.target_modules, or write all-linear.",
     ),
@@ -74,6 +75,12 @@ CAUSES = (
         "model.attention",
         "Set model.attention to sdpa, or install the package that the message names.",
     ),
+    (
+        r"bitsandbytes optimizers",
+        "training.optim",
+        "Install bitsandbytes (`pip install bitsandbytes`), or choose another training.optim.",
+    ),
+    (r"^StopIteration", "data.train", "Raise training.max_length, or correct the rows: none is left to train."),
     (r"pad_token", "model.path", "Set pad_token in the tokenizer_config.json of the model."),
     (r"^ModelError: training: ", "training", "Change the setting under training: that the message names."),
     (

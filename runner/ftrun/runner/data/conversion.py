@@ -10,23 +10,26 @@ from ftrun.schemas.errors import DataError
 
 Row = Mapping[str, Any]
 Example = dict[str, Any]
+Message = dict[str, Any]
 
 SHAREGPT_ROLES: Mapping[str, str] = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
+    "chatgpt": "assistant",
     "assistant": "assistant",
+    "function_call": "assistant",
     "system": "system",
     "tool": "tool",
     "observation": "tool",
-    "function_call": "assistant",
+    "function_response": "tool",
 }
 
 
 def make_converter(format: str, has_template: bool) -> Callable[[Row], Example]:
     """A function that turns one renamed row into one of TRL's shapes.
 
-    It raises DataError, with the reason, for a row that the format cannot read.
+    It raises DataError, with the column and the reason, for a row that the format cannot read.
     """
     converters: Mapping[str, Callable[[Row], Example]] = {
         "text": _from_text,
@@ -38,108 +41,164 @@ def make_converter(format: str, has_template: bool) -> Callable[[Row], Example]:
     return converters[format]
 
 
-def _text(row: Row, column: str) -> str:
-    value = row.get(column)
-    if value is None:
-        raise DataError(f"column {column} is empty" if column in row else f"has no column {column}")
-    if not isinstance(value, str):
-        raise DataError(f"column {column} must be text, found {type(value).__name__}")
-    return value
-
-
 def _from_text(row: Row) -> Example:
     return {"text": _text(row, "text")}
 
 
 def _from_prompt_completion(row: Row) -> Example:
-    if isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list):
-        example: Example = {
-            "prompt": _messages(row.get("prompt"), "prompt"),
-            "completion": _messages(row.get("completion"), "completion"),
-        }
-        return example | _extras(row)
-    return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return {"prompt": prompt, "completion": completion}
+    if not isinstance(prompt, list) and not isinstance(completion, list):
+        return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
+    if isinstance(prompt, str) or isinstance(completion, str):
+        text, other = ("prompt", "completion") if isinstance(prompt, str) else ("completion", "prompt")
+        raise DataError(f"column {text} is text and column {other} a list of messages: both must be of one kind")
+    return {"prompt": _messages(row, "prompt"), "completion": _messages(row, "completion")} | _extras(row)
 
 
 def _from_messages(row: Row) -> Example:
-    return {"messages": _messages(row.get("messages"), "messages")} | _extras(row)
-
-
-def _messages(value: Any, column: str) -> list[dict[str, Any]]:
-    if isinstance(value, str):
-        value = _from_json(value, column)
-    if not isinstance(value, Sequence) or not value:
-        raise DataError(f"column {column} must be a list of messages")
-    for message in value:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise DataError(f"column {column} holds a message without a role")
-        if message.get("content") is None and not message.get("tool_calls"):
-            raise DataError(f"column {column} holds a message of {message['role']} without content")
-    return [{key: part for key, part in message.items() if part is not None} for message in value]
-
-
-def _from_json(text: str, column: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"column {column} is text that is not JSON: {error}") from error
-
-
-def _extras(row: Row) -> Example:
-    tools, kwargs = row.get("tools"), row.get("chat_template_kwargs")
-    if isinstance(tools, str):
-        tools = _from_json(tools, "tools") if tools.strip() else None
-    extras: Example = {}
-    if tools:
-        extras["tools"] = tools
-    if kwargs:
-        extras["chat_template_kwargs"] = kwargs
-    return extras
+    return {"messages": _messages(row, "messages")} | _extras(row)
 
 
 def _from_sharegpt(row: Row) -> Example:
-    turns = row.get("conversations")
-    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
-        raise DataError("column conversations must be a list of turns")
-    messages = [_sharegpt_message(turn) for turn in turns]
-    if isinstance(row.get("system"), str) and row["system"].strip():
-        messages.insert(0, {"role": "system", "content": row["system"]})
+    messages = [_from_turn(turn) for turn in _list(row, "conversations", "turns")]
+    system = _optional_text(row, "system")
+    if system and messages[0] != {"role": "system", "content": system}:
+        if messages[0]["role"] == "system":
+            raise DataError("column conversations starts with a system turn, and column system holds another")
+        messages.insert(0, {"role": "system", "content": system})
     return {"messages": messages} | _extras(row)
 
 
-def _sharegpt_message(turn: Any) -> dict[str, Any]:
-    if not isinstance(turn, Mapping):
-        raise DataError("column conversations holds a turn that is not an object")
-    speaker, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    role = SHAREGPT_ROLES.get(str(speaker))
-    if role is None:
-        known = ", ".join(sorted(SHAREGPT_ROLES))
-        raise DataError(f"column conversations holds a turn from {speaker!r}; known are {known}")
-    if not isinstance(content, str):
-        raise DataError(f"column conversations holds a turn from {speaker!r} without text")
-    return {"role": role, "content": content}
-
-
-def _alpaca_question(row: Row) -> str:
-    extra = row.get("input")
-    question = _text(row, "instruction")
-    return f"{question}\n{extra}" if isinstance(extra, str) and extra.strip() else question
-
-
 def _from_alpaca_to_chat(row: Row) -> Example:
-    prompt: list[dict[str, Any]] = []
-    if isinstance(row.get("system"), str) and row["system"].strip():
-        prompt.append({"role": "system", "content": row["system"]})
-    for question, answer in row.get("history") or ():
+    system = _optional_text(row, "system")
+    prompt = [{"role": "system", "content": system}] if system else []
+    for question, answer in _history(row):
         prompt += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    prompt.append({"role": "user", "content": _alpaca_question(row)})
+    question, extra = _text(row, "instruction"), _optional_text(row, "input")
+    prompt.append({"role": "user", "content": f"{question}\n{extra}" if extra else question})
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": _text(row, "output")}]}
 
 
 def _from_alpaca_to_text(row: Row) -> Example:
     # The headings are those of Stanford Alpaca (tatsu-lab/stanford_alpaca), which models tuned on it expect.
-    extra = row.get("input")
-    prompt = f"### Instruction:\n{_text(row, 'instruction')}\n\n"
-    if isinstance(extra, str) and extra.strip():
-        prompt += f"### Input:\n{extra}\n\n"
-    return {"prompt": f"{prompt}### Response:\n", "completion": _text(row, "output")}
+    system, extra = _optional_text(row, "system"), _optional_text(row, "input")
+    parts = [f"{system}\n\n"] if system else []
+    for question, answer in _history(row):
+        parts.append(f"### Instruction:\n{question}\n\n### Response:\n{answer}\n\n")
+    parts.append(f"### Instruction:\n{_text(row, 'instruction')}\n\n")
+    parts += [f"### Input:\n{extra}\n\n"] if extra else []
+    return {"prompt": f"{''.join(parts)}### Response:\n", "completion": _text(row, "output")}
+
+
+def _history(row: Row) -> list[tuple[str, str]]:
+    pairs = row.get("history") or ()
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise DataError("column history must be a list of pairs of question and answer")
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise DataError("column history holds something else than a pair of question and answer")
+    return [(question, answer) for question, answer in pairs]
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.get(column)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise DataError(f"column {column} is empty" if column in row else f"has no column {column}")
+    raise DataError(f"column {column} must be text, found {type(value).__name__}")
+
+
+def _optional_text(row: Row, column: str) -> str:
+    """The text of a column that may be absent; empty where it holds nothing but white space."""
+    text = "" if row.get(column) is None else _text(row, column)
+    return text if text.strip() else ""
+
+
+def _list(row: Row, column: str, of: str) -> Sequence[Any]:
+    """The list in a column, which may be written as JSON text, as CSV must."""
+    value = row.get(column)
+    if isinstance(value, str) and value.strip():
+        value = _from_json(value, column)
+    if value is None or value == "":
+        raise DataError(f"column {column} is empty" if column in row else f"has no column {column}")
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        found = "an empty list" if value == [] else type(value).__name__
+        raise DataError(f"column {column} must be a list of {of}, found {found}")
+    return value
+
+
+def _from_json(text: str, column: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"column {column} is text that is not JSON: {error}") from error
+
+
+def _messages(row: Row, column: str) -> list[Message]:
+    return [_from_message(message, column) for message in _list(row, column, "messages")]
+
+
+def _from_message(message: Any, column: str) -> Message:
+    """The message without its nulls, as `apply_chat_template` drops them."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise DataError(f"column {column} holds a message without a role")
+    content = message.get("content")
+    if content is None and not message.get("tool_calls"):
+        raise DataError(f"column {column} holds a message of {message['role']} without content")
+    if isinstance(content, list):
+        for part in content:
+            if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+                raise DataError(f"column {column} holds a part of type {kind} in a message; ftrun trains on text alone")
+    elif not isinstance(content, str) and content is not None:
+        found = type(content).__name__
+        raise DataError(f"column {column} holds a message of {message['role']} whose content is no text but {found}")
+    return {key: part for key, part in message.items() if part is not None}
+
+
+def _extras(row: Row) -> Example:
+    """The tools of a row and its settings for the chat template, where it has any."""
+    tools, settings = (_parsed(row, column) for column in ("tools", "chat_template_kwargs"))
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise DataError("column tools must be a list of function schemas")
+    if settings and not isinstance(settings, Mapping):
+        raise DataError("column chat_template_kwargs must be a mapping")
+    # Llama's templates write their boilerplate for an empty list of tools too.
+    extras = {"tools": tools, "chat_template_kwargs": settings}
+    return {column: value for column, value in extras.items() if value}
+
+
+def _parsed(row: Row, column: str) -> Any:
+    value = row.get(column)
+    if isinstance(value, str):
+        return _from_json(value, column) if value.strip() else None
+    return value
+
+
+def _from_turn(turn: Any) -> Message:
+    if not isinstance(turn, Mapping):
+        raise DataError("column conversations holds a turn that is not an object")
+    speaker, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+    role = SHAREGPT_ROLES.get(str(speaker))
+    if role is None:
+        raise DataError(f"column conversations holds a turn from {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}")
+    if not isinstance(content, str):
+        raise DataError(f"column conversations holds a turn from {speaker!r} without text")
+    if speaker == "function_call":
+        return {"role": role, "tool_calls": _tool_calls(content)}
+    return {"role": role, "content": content}
+
+
+def _tool_calls(text: str) -> list[dict[str, Any]]:
+    """The calls in a turn from `function_call`: one {name, arguments} as JSON, or a list of them."""
+    calls = _from_json(text, "conversations")
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise DataError("column conversations holds a turn from 'function_call' that names no function")
+    return [
+        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}}
+        for call in calls
+    ]

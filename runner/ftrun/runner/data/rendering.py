@@ -7,21 +7,23 @@ chat template, and a completion starts where prompt and whole part ways.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ftrun.checks.examples import is_chat, messages_of
 from ftrun.checks.rows import LossOn
 from ftrun.schemas.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Example = Mapping[str, Any]
 Span = tuple[int, int]
+Chat = tuple[str, tuple[Span, ...]]
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """The text of a row and what of it is trained."""
 
     text: str
@@ -40,10 +42,11 @@ class Template:
     """How conversations are rendered: the tokenizer's template, or the variant of it that marks turns."""
 
     text: str
+    text_with_tools: str
+    """The same, for rows with tools: some tokenizers name another template for those."""
+
     variables: Mapping[str, Any]
     """Special tokens and the like, which templates refer to by name."""
-
-    marks_assistant: bool
 
 
 def read_template(tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Template | None:
@@ -54,94 +57,62 @@ def read_template(tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Templa
     """
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-    text = tokenizer.chat_template
-    if text is None:
+    if tokenizer.chat_template is None:
         return None
-    if isinstance(text, dict):
-        text = tokenizer.get_chat_template()
-    marks = has_generation_markers(text)
-    if loss_on == "assistant" and not marks:
-        try:
-            text = get_training_chat_template(tokenizer) or text
-        except ValueError as error:
-            raise DataError(
-                "the chat template has no {% generation %} markers, so it cannot tell the assistant's turns, "
-                "and TRL ships no training variant of it; set data.loss_on: completion, or "
-                "model.chat_template to one with markers"
-            ) from error
-        marks = True
-    return Template(text, tokenizer.special_tokens_map, marks)
+    named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    if named and "default" not in named:
+        raise DataError(f"the tokenizer names chat templates ({', '.join(named)}), and none of them is `default`")
+    text = named.get("default", tokenizer.chat_template)
+    if loss_on != "assistant" or has_generation_markers(text):
+        return Template(text, named.get("tool_use", text), tokenizer.special_tokens_map)
+    try:
+        text = get_training_chat_template(tokenizer)
+    except ValueError as error:
+        raise DataError(
+            "the chat template has no {% generation %} markers, so it cannot tell the assistant's turns, "
+            "and TRL ships no training variant of it; set data.loss_on: completion, or "
+            "model.chat_template to one with markers"
+        ) from error
+    return Template(text, text, tokenizer.special_tokens_map)
 
 
 def render(
-    example: Mapping[str, Any], loss_on: LossOn, template: Template | None, eos_token: str | None
-) -> Rendered:
-    """The text of one example. Raises DataError for a conversation that the template refuses."""
+    examples: Sequence[Example], loss_on: LossOn, template: Template | None, eos_token: str | None
+) -> list[Rendered | DataError]:
+    """The text of each example; a DataError in place of a conversation that the template refuses."""
+    chats = [example for example in examples if is_chat(example)]
+    rendered = iter(_render_chats(chats, loss_on, template) if chats else ())
     ending = eos_token or ""
+    return [next(rendered) if is_chat(example) else _render_text(example, loss_on, ending) for example in examples]
+
+
+def _render_text(example: Example, loss_on: LossOn, ending: str) -> Rendered:
     if "text" in example:
         return Rendered(_ended(example["text"], ending), special_tokens=True)
-    if "messages" in example:
-        messages = example["messages"]
-        if loss_on == "completion":
-            return _render_pair(example, messages[:-1], messages[-1:], loss_on, template)
-        return _render_chat(example, messages, loss_on, template)
-    prompt, completion = example["prompt"], example["completion"]
-    if isinstance(prompt, list):
-        return _render_pair(example, prompt, completion, loss_on, template)
-    text = prompt + _ended(completion, ending)
+    prompt = example["prompt"]
+    text = prompt + _ended(example["completion"], ending)
     return Rendered(text, special_tokens=True, prompt=prompt if loss_on == "completion" else None)
 
 
-def _ended(text: str, eos_token: str) -> str:
-    return text if text.endswith(eos_token) else text + eos_token
+def _ended(text: str, ending: str) -> str:
+    return text if text.endswith(ending) else text + ending
 
 
-def _render_pair(
-    example: Mapping[str, Any],
-    prompt: list[dict[str, Any]],
-    completion: list[dict[str, Any]],
-    loss_on: LossOn,
-    template: Template | None,
-) -> Rendered:
-    whole = _render_chat(example, prompt + completion, loss_on, template)
-    if loss_on != "completion":
-        return whole
-    head = _apply(example, prompt, template, add_generation_prompt=True)[0] if prompt else ""
-    return Rendered(whole.text, special_tokens=False, prompt=head)
-
-
-def _render_chat(
-    example: Mapping[str, Any], messages: list[dict[str, Any]], loss_on: LossOn, template: Template | None
-) -> Rendered:
-    text, spans = _apply(example, messages, template, mark=loss_on == "assistant")
-    return Rendered(text, special_tokens=False, spans=spans if loss_on == "assistant" else None)
-
-
-def _apply(
-    example: Mapping[str, Any],
-    messages: list[dict[str, Any]],
-    template: Template | None,
-    *,
-    add_generation_prompt: bool = False,
-    mark: bool = False,
-) -> tuple[str, tuple[Span, ...]]:
-    from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
+def _render_chats(
+    examples: Sequence[Example], loss_on: LossOn, template: Template | None
+) -> list[Rendered | DataError]:
     if template is None:
-        raise DataError(
+        error = DataError(
             "the tokenizer has no chat template, so conversations cannot be rendered; "
             "set model.chat_template to a name that TRL ships or to a Jinja file"
         )
-    try:
-        texts, spans = render_jinja_template(
-            [messages],
-            tools=example.get("tools"),
-            chat_template=template.text,
-            return_assistant_tokens_mask=mark,
-            add_generation_prompt=add_generation_prompt,
-            **{**template.variables, **example.get("chat_template_kwargs", {})},
-        )
-    except (TemplateError, TypeError, KeyError, ValueError) as error:
-        raise DataError(f"the chat template refuses the conversation: {error}") from error
-    return texts[0], tuple((start, end) for start, end in spans[0]) if mark else ()
+        return [error] * len(examples)
+    wholes = _apply([messages_of(one) for one in examples], examples, template, mark=loss_on == "assistant")
+    if loss_on != "completion":
+        return [_refused(whole) or Rendered(whole[0], False, spans=whole[1]) for whole in wholes]
+    prompts = [one["messages"][:-1] if "messages" in one else one["prompt"] for one in examples]
+    heads = _apply(prompts, examples, template, add_generation_prompt=True)
+    return [
+        _refused(whole) or _refused(head) or Rendered(whole[0], False, prompt=head[0])
+        for whole, head in zip(wholes, heads, strict=True)
+    ]
