@@ -83,6 +83,7 @@ class Report:
                 "name": result.check.name,
                 "verdict": result.verdict,
                 "reason": result.reason,
+                "seconds": round(result.seconds, 4),
             }
 
 

@@ -3,7 +3,8 @@
     AtRecipe → AtEnvironment → AtData → AtModel → AtStep
 
 The runner builds a stage with the code that training uses, and only if a check waits for it. Building may
-fail: `StageFailed` then stands where the stage would be, and the checks that wait for the failure say why.
+fail: `RecipeFailed`, `DataFailed` or `ModelFailed` then stands where the stage would be, and the checks that
+wait for the failure say why. Stages are neither compared nor printed, so they are spared the methods for it.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Machine:
     """Bytes free where the output folder is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AtRecipe:
     """The recipe alone."""
 
@@ -89,14 +90,14 @@ class AtRecipe:
         return self.file.where(key)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AtEnvironment(AtRecipe):
     """And the machine."""
 
     machine: Machine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AtData(AtEnvironment):
     """And the rows, tokenised: all that the data loader will feed, before any weight is loaded."""
 
@@ -120,7 +121,7 @@ class AtData(AtEnvironment):
     """Optimizer steps of the whole run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AtModel(AtData):
     """And the model: weights, adapters, optimizer, in the trainer that will train."""
 
@@ -158,7 +159,7 @@ class Step:
     """Share of the trainable elements with a gradient other than zero whose value that step changed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AtStep(AtModel):
     """And what a forward pass, a backward pass and an optimizer step did."""
 
@@ -183,14 +184,14 @@ class RecipeFailed:
     mistakes: tuple[Mistake, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataFailed(AtEnvironment):
     """The rows could not be prepared."""
 
     error: Exception
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModelFailed(AtData):
     """The model could not be loaded or wrapped."""
 

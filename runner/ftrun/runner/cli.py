@@ -88,6 +88,9 @@ Ignores = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="ID", help="Report this check but let it stop nothing. Repeatable."),
 ]
+Fix = Annotated[
+    bool, typer.Option("--fix", help="Write mechanical fixes into the recipe, then check it again.")
+]
 ReportFormat = Annotated[Format, typer.Option("--format", "-f", help="How the report is written.")]
 
 
@@ -129,11 +132,13 @@ def validate(
     set: Sets = None,
     ignore: Ignores = None,
     format: ReportFormat = Format.text,
+    fix: Fix = False,
 ) -> None:
     """Check recipes by their text alone, in milliseconds: no torch, no model, no GPU."""
     from ftrun.runner.validate import validate_recipes
 
-    raise typer.Exit(validate_recipes(recipes, sets=set or [], ignore=_reasons(ignore), format=format.value))
+    code = validate_recipes(recipes, sets=set or [], ignore=_reasons(ignore), format=format.value, fix=fix)
+    raise typer.Exit(code)
 
 
 @app.command(rich_help_panel=CHECK)
@@ -143,15 +148,15 @@ def preflight(
     set: Sets = None,
     ignore: Ignores = None,
     format: ReportFormat = Format.text,
+    fix: Fix = False,
 ) -> None:
     """Run every check on data, model and one dry step, without training."""
     from ftrun.runner.validate import preflight_recipe
 
-    raise typer.Exit(
-        preflight_recipe(
-            recipe, upto=upto.value, sets=set or [], ignore=_reasons(ignore), format=format.value
-        )
+    code = preflight_recipe(
+        recipe, upto=upto.value, sets=set or [], ignore=_reasons(ignore), format=format.value, fix=fix
     )
+    raise typer.Exit(code)
 
 
 @app.command(rich_help_panel=CHECK)

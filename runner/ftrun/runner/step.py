@@ -8,7 +8,6 @@ saved is a weight that is neither trained nor held by the optimizer: a step that
 from __future__ import annotations
 
 import random
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -63,8 +62,7 @@ def _step(trainer: Trainer, weights: Weights) -> Step:
         return replace(step, changed=changed, changed_share=share)
     except Exception as error:  # a build boundary: whatever the step raises is what the checks report
         # The frames of the traceback hold activations, which may be all the memory there is.
-        traceback.clear_frames(error.__traceback__)
-        return replace(step, failed=phase, error=error)
+        return replace(step, failed=phase, error=error.with_traceback(None))
 
 
 def _first_batch(trainer: Trainer) -> tuple[Mapping[str, Any], Any]:

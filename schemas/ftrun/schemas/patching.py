@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from yaml import CollectionNode, MappingNode, Node, SafeLoader, ScalarNode, SequenceNode, compose
+from yaml import (
+    CollectionNode,
+    MappingNode,
+    MarkedYAMLError,
+    Node,
+    SafeLoader,
+    ScalarNode,
+    SequenceNode,
+    YAMLError,
+    compose,
+    safe_load,
+)
 
 from ftrun.schemas.errors import FtrunError, RecipeError
 from ftrun.schemas.nodes import plain
@@ -77,17 +88,15 @@ def _text(text: str, in_flow: bool) -> str:
 
 
 def _name(key: str, *, in_flow: bool) -> str:
-    """A key; it is quoted as well where other readers would take it for a number or for true."""
     probe = f"{{{key}: x}}" if in_flow else f"{key}: x"
-    return key if _text(key, in_flow) == key and _reads_as(probe, {key: "x"}) else _quoted(key)
+    return key if _reads_as(probe, {key: "x"}) else _quoted(key)
 
 
 def _reads_as(probe: str, value: Any) -> bool:
-    if _BREAK.search(probe):
-        return False
+    """Whether recipes and YAML 1.1, which knows dates and takes `on` for true, read the same."""
     try:
-        return bool(plain(probe, "").value == value)
-    except RecipeError:
+        return bool(plain(probe, "").value == value == safe_load(probe)) and not _BREAK.search(probe)
+    except (RecipeError, YAMLError, ValueError):  # ValueError: a date with a month 13
         return False
 
 
@@ -113,8 +122,7 @@ def _patched(text: str, key: str, value: Any) -> str:
     wanted = _canonical(_with(old, names, value, key))
     if wanted == _canonical(old):
         return text
-    root = compose(text, SafeLoader)
-    assert root is not None, "a text that was read has a root"
+    root = _composed(text, key)
     patched = _spliced(text, root, _find(root, names), value, key)
     try:
         is_as_wanted = _canonical(plain(patched, key).value) == wanted
@@ -123,6 +131,17 @@ def _patched(text: str, key: str, value: Any) -> str:
     if not is_as_wanted:
         raise _by_hand(key, "what stands around it, such as an anchor or an alias, would change too")
     return patched
+
+
+def _composed(text: str, key: str) -> Node:
+    """The nodes, by PyYAML's parser in Python: the marks of libyaml's differ where no value is written."""
+    try:
+        root = compose(text, SafeLoader)
+    except MarkedYAMLError as error:  # a tab behind a colon is one of few things that libyaml alone reads
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _by_hand(key, f"not every YAML reader takes line {line} of the file") from None
+    assert root is not None, "a text that was read has a root"
+    return root
 
 
 def _by_hand(key: str, reason: str) -> FtrunError:
@@ -273,7 +292,8 @@ def _step(root: Node) -> int:
     """By how many columns this file indents its sections."""
     for key, section in root.value if isinstance(root, MappingNode) else ():
         if isinstance(section, MappingNode) and not section.flow_style:
-            return max(1, section.value[0][0].start_mark.column - key.start_mark.column)
+            step: int = section.value[0][0].start_mark.column - key.start_mark.column
+            return step
     return STEP
 
 

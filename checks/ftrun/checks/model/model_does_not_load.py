@@ -80,7 +80,11 @@ CAUSES = (
         "training.optim",
         "Install bitsandbytes (`pip install bitsandbytes`), or choose another training.optim.",
     ),
-    (r"^StopIteration", "data.train", "Raise training.max_length, or correct the rows: none is left to train."),
+    (
+        r"^StopIteration",
+        "data.train",
+        "Raise training.max_length, or correct the rows: none is left to train.",
+    ),
     (r"pad_token", "model.path", "Set pad_token in the tokenizer_config.json of the model."),
     (r"^ModelError: training: ", "training", "Change the setting under training: that the message names."),
     (

@@ -45,7 +45,8 @@ def untrained_token_rows(at: AtModel) -> Iterator[Finding]:
     for how, (module, ids) in tables.items():
         if module is None or _is_trained(module):
             continue
-        used = sorted((added - learnt).intersection(np.unique(ids).tolist()))
+        present = np.flatnonzero(np.bincount(ids[ids >= 0]))
+        used = sorted((added - learnt).intersection(present.tolist()))
         untrained = _untrained(module.weight.detach(), used, sorted(added))
         if untrained:
             names = {token: at.tokenizer.convert_ids_to_tokens(token) for token in untrained}

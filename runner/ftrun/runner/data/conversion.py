@@ -53,7 +53,9 @@ def _from_prompt_completion(row: Row) -> Example:
         return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
     if isinstance(prompt, str) or isinstance(completion, str):
         text, other = ("prompt", "completion") if isinstance(prompt, str) else ("completion", "prompt")
-        raise DataError(f"column {text} is text and column {other} a list of messages: both must be of one kind")
+        raise DataError(
+            f"column {text} is text and column {other} a list of messages: both must be of one kind"
+        )
     return {"prompt": _messages(row, "prompt"), "completion": _messages(row, "completion")} | _extras(row)
 
 
@@ -97,7 +99,11 @@ def _history(row: Row) -> list[tuple[str, str]]:
     if not isinstance(pairs, Sequence) or isinstance(pairs, str):
         raise DataError("column history must be a list of pairs of question and answer")
     for pair in pairs:
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        if (
+            not isinstance(pair, Sequence)
+            or len(pair) != 2
+            or not all(isinstance(part, str) for part in pair)
+        ):
             raise DataError("column history holds something else than a pair of question and answer")
     return [(question, answer) for question, answer in pairs]
 
@@ -152,10 +158,14 @@ def _from_message(message: Any, column: str) -> Message:
         for part in content:
             if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
                 kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-                raise DataError(f"column {column} holds a part of type {kind} in a message; ftrun trains on text alone")
+                raise DataError(
+                    f"column {column} holds a part of type {kind} in a message; ftrun trains on text alone"
+                )
     elif not isinstance(content, str) and content is not None:
         found = type(content).__name__
-        raise DataError(f"column {column} holds a message of {message['role']} whose content is no text but {found}")
+        raise DataError(
+            f"column {column} holds a message of {message['role']} whose content is no text but {found}"
+        )
     return {key: part for key, part in message.items() if part is not None}
 
 
@@ -184,7 +194,9 @@ def _from_turn(turn: Any) -> Message:
     speaker, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
     role = SHAREGPT_ROLES.get(str(speaker))
     if role is None:
-        raise DataError(f"column conversations holds a turn from {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}")
+        raise DataError(
+            f"column conversations holds a turn from {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}"
+        )
     if not isinstance(content, str):
         raise DataError(f"column conversations holds a turn from {speaker!r} without text")
     if speaker == "function_call":
@@ -196,7 +208,9 @@ def _tool_calls(text: str) -> list[dict[str, Any]]:
     """The calls in a turn from `function_call`: one {name, arguments} as JSON, or a list of them."""
     calls = _from_json(text, "conversations")
     calls = calls if isinstance(calls, list) else [calls]
-    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+    if not calls or not all(
+        isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls
+    ):
         raise DataError("column conversations holds a turn from 'function_call' that names no function")
     return [
         {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}}

@@ -92,7 +92,9 @@ def _look(path: Path, source: Source) -> Place:
         return "missing"
     if Path(source.path).exists():
         # `datasets` would take it for what is meant, and read other rows from another current folder.
-        raise DataError(f"{source.path} is in the current folder, but paths are relative to the recipe: {path}")
+        raise DataError(
+            f"{source.path} is in the current folder, but paths are relative to the recipe: {path}"
+        )
     return "hub"
 
 

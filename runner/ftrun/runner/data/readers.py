@@ -73,7 +73,14 @@ def read_columns(path: Path, label: str) -> tuple[str, ...] | None:
 
 
 def _not_a_row(value: Any) -> str:
-    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
+    names = {
+        list: "a list",
+        str: "text",
+        int: "a number",
+        float: "a number",
+        bool: "a boolean",
+        type(None): "null",
+    }
     return f"a row must be an object with named columns, found {names.get(type(value), type(value).__name__)}"
 
 
@@ -141,7 +148,9 @@ def _read_list(text: str) -> Iterator[Numbered]:
         elif text[position : position + 1] != "]":
             raise DataError(f"is not a JSON list: neither a comma nor a bracket follows row {number}")
     if after_space(position + 1) != len(text):
-        raise DataError('goes on after the list that it starts with; rows are lines such as {"messages": […]}')
+        raise DataError(
+            'goes on after the list that it starts with; rows are lines such as {"messages": […]}'
+        )
 
 
 def _is_halved(row: Any) -> bool:
@@ -169,7 +178,10 @@ def _read_csv(path: Path) -> Iterator[Numbered]:
                 if len(values) == len(header):
                     yield number, dict(zip(header, values, strict=True))
                 else:
-                    yield number, BadRow(number, f"has {len(values)} columns, and the header has {len(header)}")
+                    yield (
+                        number,
+                        BadRow(number, f"has {len(values)} columns, and the header has {len(header)}"),
+                    )
         except csv.Error as error:
             raise DataError(f"is not CSV: line {lines.line_num}: {error}") from error
         finally:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Example = Mapping[str, Any]
 Span = tuple[int, int]
-Chat = tuple[str, tuple[Span, ...]]
 
 
 class Rendered(NamedTuple):
@@ -35,6 +34,9 @@ class Rendered(NamedTuple):
 
     spans: tuple[Span, ...] | None = None
     """Characters of the assistant's turns. None: all of them are trained."""
+
+    problem: str | None = None
+    """Why there is no text."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def read_template(tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Templa
         return None
     named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
     if named and "default" not in named:
-        raise DataError(f"the tokenizer names chat templates ({', '.join(named)}), and none of them is `default`")
+        raise DataError(
+            f"the tokenizer names chat templates ({', '.join(named)}), and none of them is `default`"
+        )
     text = named.get("default", tokenizer.chat_template)
     if loss_on != "assistant" or has_generation_markers(text):
         return Template(text, named.get("tool_use", text), tokenizer.special_tokens_map)
@@ -78,12 +82,14 @@ def read_template(tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> Templa
 
 def render(
     examples: Sequence[Example], loss_on: LossOn, template: Template | None, eos_token: str | None
-) -> list[Rendered | DataError]:
-    """The text of each example; a DataError in place of a conversation that the template refuses."""
+) -> list[Rendered]:
+    """The text of each example, or its problem where the template refuses a conversation."""
     chats = [example for example in examples if is_chat(example)]
     rendered = iter(_render_chats(chats, loss_on, template) if chats else ())
     ending = eos_token or ""
-    return [next(rendered) if is_chat(example) else _render_text(example, loss_on, ending) for example in examples]
+    return [
+        next(rendered) if is_chat(example) else _render_text(example, loss_on, ending) for example in examples
+    ]
 
 
 def _render_text(example: Example, loss_on: LossOn, ending: str) -> Rendered:
@@ -98,21 +104,70 @@ def _ended(text: str, ending: str) -> str:
     return text if text.endswith(ending) else text + ending
 
 
-def _render_chats(
-    examples: Sequence[Example], loss_on: LossOn, template: Template | None
-) -> list[Rendered | DataError]:
+def _render_chats(examples: Sequence[Example], loss_on: LossOn, template: Template | None) -> list[Rendered]:
     if template is None:
-        error = DataError(
+        problem = (
             "the tokenizer has no chat template, so conversations cannot be rendered; "
             "set model.chat_template to a name that TRL ships or to a Jinja file"
         )
-        return [error] * len(examples)
+        return [Rendered("", False, problem=problem)] * len(examples)
     wholes = _apply([messages_of(one) for one in examples], examples, template, mark=loss_on == "assistant")
     if loss_on != "completion":
-        return [_refused(whole) or Rendered(whole[0], False, spans=whole[1]) for whole in wholes]
+        return wholes
     prompts = [one["messages"][:-1] if "messages" in one else one["prompt"] for one in examples]
     heads = _apply(prompts, examples, template, add_generation_prompt=True)
     return [
-        _refused(whole) or _refused(head) or Rendered(whole[0], False, prompt=head[0])
+        whole._replace(prompt=head.text, problem=whole.problem or head.problem)
         for whole, head in zip(wholes, heads, strict=True)
+    ]
+
+
+def _apply(
+    conversations: Sequence[list[Any]],
+    examples: Sequence[Example],
+    template: Template,
+    *,
+    add_generation_prompt: bool = False,
+    mark: bool = False,
+) -> list[Rendered]:
+    """Render a conversation of each example: those without tools or settings of their own in one call."""
+    how = {"add_generation_prompt": add_generation_prompt, "return_assistant_tokens_mask": mark}
+    # A template is not asked for the text before a first message.
+    done = {i: Rendered("", False) for i, conversation in enumerate(conversations) if not conversation}
+    alike = [
+        i
+        for i, one in enumerate(examples)
+        if i not in done and "tools" not in one and "chat_template_kwargs" not in one
+    ]
+    together = _call([conversations[i] for i in alike], {}, template, how)
+    if not any(one.problem for one in together):
+        done |= zip(alike, together, strict=True)
+    for i, example in enumerate(examples):
+        if i not in done:
+            [done[i]] = _call([conversations[i]], example, template, how)
+    return [done[i] for i in range(len(examples))]
+
+
+def _call(
+    conversations: Sequence[list[Any]], example: Example, template: Template, how: Mapping[str, bool]
+) -> list[Rendered]:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tools = example.get("tools")
+    try:
+        texts, spans = render_jinja_template(
+            conversations,
+            tools=tools,
+            chat_template=template.text_with_tools if tools else template.text,
+            **how,
+            **{**template.variables, **example.get("chat_template_kwargs", {})},
+        )
+    except Exception as error:  # a template is a program that came with the model, and may raise anything
+        problem = f"the chat template refuses the conversation: {error}"
+        return [Rendered("", False, problem=problem)] * len(conversations)
+    if not how["return_assistant_tokens_mask"]:
+        return [Rendered(text, False) for text in texts]
+    return [
+        Rendered(text, False, spans=tuple((start, end) for start, end in marks))
+        for text, marks in zip(texts, spans, strict=True)
     ]

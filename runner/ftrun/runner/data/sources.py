@@ -6,7 +6,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ftrun.checks.examples import is_chat
 from ftrun.checks.rows import BadRow, LossOn, SourceRows
 from ftrun.runner.data.conversion import make_converter
 from ftrun.runner.data.files import FileRows, read_source
@@ -16,12 +15,18 @@ from ftrun.schemas.sections import Source
 
 
 def load_source(
-    source: Source, key: str, folder: Path, *, loss_on: LossOn | None, has_template: bool, can_mark_turns: bool
+    source: Source,
+    key: str,
+    folder: Path,
+    *,
+    loss_on: LossOn | None,
+    has_template: bool,
+    can_mark_turns: bool,
 ) -> SourceRows:
     """Read a source and convert its rows.
 
     `loss_on` is what the recipe says; None lets the format decide. Raises DataError, which names the
-    source, where it cannot be read, no format fits its columns, or its rows have no such part to train.
+    source, where it cannot be read or no format fits its columns.
     """
     read = read_source(source, folder)
     if not read.rows:
@@ -34,11 +39,6 @@ def load_source(
         raise DataError(f"{source.path}: {error}{_hint_at_list(read)}") from error
     examples, numbers, bad = _convert(read, source, format, has_template)
     chosen, reason = _choose_loss(loss_on, format, can_mark_turns)
-    if chosen == "assistant" and not all(is_chat(example) for example in examples):
-        raise DataError(
-            f"{source.path} holds no conversations, and data.loss_on: assistant trains the assistant's turns of them; "
-            "set data.loss_on: completion, or leave it out"
-        )
     return SourceRows(
         label=source.path,
         key=key,
@@ -102,8 +102,6 @@ def _hint_at_list(read: FileRows) -> str:
 
 
 def _choose_loss(loss_on: LossOn | None, format: str, can_mark_turns: bool) -> tuple[LossOn, str]:
-    if format == "text" and loss_on == "completion":
-        raise DataError("data.loss_on: completion needs an answer to train, and a text has none; leave it out")
     if loss_on is not None:
         return loss_on, "as the recipe says"
     if format == "text":

@@ -1,28 +1,27 @@
-"""Rendered rows become tokens and labels: one pass of the fast tokenizer over batches, masks in NumPy.
-
-TRL encodes prompt and whole of each row and takes their common prefix. Encoding the whole alone and looking
-up the token at the boundary gives the same split wherever a token begins exactly there; the few rows where
-a token straddles it, and tokenizers whose offsets leave white space out, go the long way round.
-"""
+"""Rendered rows become tokens and labels: batches through the tokenizer's Rust backend, masks in NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ftrun.checks.examples import spread
 from ftrun.checks.rows import IGNORED
+from ftrun.runner.data.boundary import find_shortcut
 from ftrun.runner.data.rendering import Rendered
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-BATCH = 1000
-"""Rows encoded at a time; the tokenizer's own objects are heavy, about 100 bytes a token."""
+COMPARED = 4
+"""Rows of each batch whose tokens are compared with what the tokenizer itself says."""
 
 
 @dataclass(frozen=True)
@@ -34,120 +33,127 @@ class Tokens:
     starts: NDArray[np.int64]
 
 
-def tokenise(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Tokens:
+class Encoded(NamedTuple):
+    """The ids of a row, and the parts of it that are trained, from one token to before another."""
+
+    ids: list[int]
+    trained: list[tuple[int, int]]
+
+
+def tokenise(batches: Iterable[Sequence[Rendered]], tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Encode rows and label them: a token's id where it is trained, −100 where it is not."""
-    backend = _fast_backend(rows, tokenizer)
-    ids: list[NDArray[np.int32]] = []
-    trained: list[NDArray[np.bool_]] = []
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        encoded = (
-            _encode_slow(batch, tokenizer) if backend is None else _encode_fast(batch, backend, tokenizer)
-        )
-        for row_ids, row_trained in encoded:
-            ids.append(row_ids)
-            trained.append(row_trained)
-    starts = np.zeros(len(ids) + 1, np.int64)
-    np.cumsum([len(row) for row in ids], out=starts[1:])
-    flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
-    mask = np.concatenate(trained) if trained else np.zeros(0, np.bool_)
-    return Tokens(flat, np.where(mask, flat, np.int32(IGNORED)), starts)
+    ids, labels, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for batch in batches:
+        encoded = _encode(batch, tokenizer)
+        lengths.append(np.fromiter((len(row.ids) for row in encoded), np.int64, len(encoded)))
+        ids.append(np.fromiter(chain.from_iterable(row.ids for row in encoded), np.int32, lengths[-1].sum()))
+        labels.append(_label(ids[-1], lengths[-1], encoded))
+    starts = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
+    return Tokens(np.concatenate(ids), np.concatenate(labels), starts)
 
 
-def _fast_backend(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Any | None:
-    """The Rust tokenizer, where it says exactly what `tokenizer(text)` says on the first rows."""
-    if not tokenizer.is_fast:
-        return None
-    backend = tokenizer.backend_tokenizer
-    for row in rows[:8]:
-        expected = tokenizer(row.text, add_special_tokens=row.special_tokens)["input_ids"]
-        if backend.encode(row.text, add_special_tokens=row.special_tokens).ids != expected:
-            return None
-    # A call of the tokenizer leaves the backend without truncation and padding.
-    return backend
+def _label(ids: NDArray[np.int32], lengths: NDArray[np.int64], rows: Sequence[Encoded]) -> NDArray[np.int32]:
+    labels = np.full(len(ids), IGNORED, np.int32)
+    for start, row in zip(lengths.cumsum() - lengths, rows, strict=True):
+        for first, last in row.trained:
+            labels[start + first : start + last] = ids[start + first : start + last]
+    return labels
 
 
-Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]
-
-
-def _encode_fast(
-    rows: Sequence[Rendered], backend: Any, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Encoded]:
-    encodings: list[Encoding | None] = [None] * len(rows)
-    trims = _trims_offsets(backend)
+def _encode(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    if not tokenizer.is_fast or not _agree(rows, tokenizer):
+        return [_encode_slow(row, tokenizer) for row in rows]
+    encoded: dict[int, Encoded] = {}
     for special in {row.special_tokens for row in rows}:
         chosen = [i for i, row in enumerate(rows) if row.special_tokens == special]
-        texts = [rows[i].text for i in chosen]
-        for i, encoding in zip(chosen, backend.encode_batch(texts, add_special_tokens=special), strict=True):
-            encodings[i] = encoding
-    for row, encoding in zip(rows, encodings, strict=True):
-        assert encoding is not None
-        ids = np.array(encoding.ids, np.int32)
-        trained = np.ones(len(ids), np.bool_)
-        if row.prompt is not None:
-            first = _first_of_completion(row, encoding, trims)
-            if first is None:
-                first = _common_prefix(_encode_one(row.prompt, row, tokenizer), encoding.ids)
-            trained[:first] = False
-        elif row.spans is not None:
-            trained = _mark_spans(row.spans, encoding, len(ids))
-        yield ids, trained
+        fast = _encode_fast([rows[i] for i in chosen], tokenizer.backend_tokenizer, special)
+        encoded |= zip(chosen, fast, strict=True)
+    return [encoded[i] for i in range(len(rows))]
 
 
-def _trims_offsets(backend: Any) -> bool:
-    """Whether offsets leave out the white space that a token holds, as GPT-2's and Llama 3's do."""
-    encoding = backend.encode("a b", add_special_tokens=False)
-    return bool(encoding.offsets) and encoding.char_to_token(1) is None
+def _agree(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the Rust backend says what the tokenizer says, whose Python side may change it.
+
+    The calls also leave the backend without truncation and padding.
+    """
+    return all(
+        tokenizer(row.text, add_special_tokens=row.special_tokens)["input_ids"]
+        == tokenizer.backend_tokenizer.encode(row.text, add_special_tokens=row.special_tokens).ids
+        for row in (rows[i] for i in spread(len(rows), COMPARED))
+    )
 
 
-def _first_of_completion(row: Rendered, encoding: Encoding, trims: bool) -> int | None:
-    """Index of the first token of the completion; None where offsets alone cannot say it."""
-    prompt = row.prompt or ""
-    if not row.text.startswith(prompt) or len(row.text) == len(prompt):
-        return None
-    boundary = len(prompt)
-    if trims and (row.text[boundary].isspace() or (boundary > 0 and row.text[boundary - 1].isspace())):
-        return None
-    token = encoding.char_to_token(boundary)
-    if token is None or encoding.token_to_chars(token)[0] < boundary:
-        return None
-    return token
+def _encode_fast(rows: Sequence[Rendered], backend: Any, special: bool) -> Iterator[Encoded]:
+    pairs = any(row.prompt is not None for row in rows)
+    shortcut = find_shortcut(backend, special) if pairs else None
+    offsets = shortcut is not None or any(row.spans for row in rows)
+    encode = backend.encode_batch if offsets else backend.encode_batch_fast
+    with _whole_offsets(backend):
+        encodings = encode([row.text for row in rows], add_special_tokens=special)
+    ids = [encoding.ids for encoding in encodings]
+    found = {
+        i: shortcut.find(row.prompt, row.text, encodings[i]) if shortcut else None
+        for i, row in enumerate(rows)
+        if row.prompt is not None
+    }
+    unsure = [i for i, first in found.items() if first is None]
+    prompts = backend.encode_batch_fast([rows[i].prompt for i in unsure], add_special_tokens=special)
+    found |= {i: count_common(prompt.ids, ids[i]) for i, prompt in zip(unsure, prompts, strict=True)}
+    for i, row in enumerate(rows):
+        if row.spans is not None:
+            yield Encoded(ids[i], [_tokens_of(span, encodings[i]) for span in row.spans])
+        else:
+            yield Encoded(ids[i], [(found.get(i) or 0, len(ids[i]))])
 
 
-def _mark_spans(spans: Sequence[tuple[int, int]], encoding: Encoding, length: int) -> NDArray[np.bool_]:
-    """Mark the tokens of each span, as transformers' `return_assistant_tokens_mask` does."""
-    trained = np.zeros(length, np.bool_)
-    for start, end in spans:
-        first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
-        if first is None:
-            break
-        trained[first : length if last is None else last + 1] = True
-    return trained
+@contextmanager
+def _whole_offsets(backend: Any) -> Iterator[None]:
+    """Let offsets cover the white space that a token holds, which some post-processors leave out of them."""
+    post = backend.post_processor
+    parts = [] if post is None else list(post) if type(post).__name__ == "Sequence" else [post]
+    trimming = [one for one in parts if getattr(one, "trim_offsets", False)]
+    for one in trimming:
+        one.trim_offsets = False
+    try:
+        yield
+    finally:
+        for one in trimming:
+            one.trim_offsets = True
 
 
-def _encode_one(text: str, row: Rendered, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=row.special_tokens)["input_ids"]
-    return ids
+def _tokens_of(span: tuple[int, int], encoding: Encoding) -> tuple[int, int]:
+    """The tokens that hold characters of a span, from the first to before the one after the last.
+
+    So does transformers' `return_assistant_tokens_mask`, except where a span ends on a character that the
+    tokenizer drops: there it marks the rest of the row.
+    """
+    tokens = (encoding.char_to_token(i) for i in range(*span))
+    first = next((token for token in tokens if token is not None), 0)
+    tokens = (encoding.char_to_token(i) for i in reversed(range(*span)))
+    last = next((token for token in tokens if token is not None), first - 1)
+    return first, last + 1
 
 
-def _common_prefix(ids: Sequence[int], others: Sequence[int]) -> int:
-    for index, (one, other) in enumerate(zip(ids, others, strict=False)):
-        if one != other:
-            return index
-    return min(len(ids), len(others))
+def count_common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens two rows have in common from the start."""
+    if others[: len(ids)] == ids:
+        return len(ids)
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(ids), len(others)))
 
 
-def _encode_slow(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
+def _encode_slow(row: Rendered, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """For tokenizers without a Rust backend, or whose Python side changes what the backend says."""
-    for row in rows:
-        ids = _encode_one(row.text, row, tokenizer)
-        trained = np.ones(len(ids), np.bool_)
-        if row.prompt is not None:
-            trained[: _common_prefix(_encode_one(row.prompt, row, tokenizer), ids)] = False
-        elif row.spans is not None:
-            # Without offsets, a turn's tokens are those by which its end lengthens the text before it.
-            trained[:] = False
-            for start, end in row.spans:
-                before = _common_prefix(_encode_one(row.text[:start], row, tokenizer), ids)
-                trained[before : _common_prefix(_encode_one(row.text[:end], row, tokenizer), ids)] = True
-        yield np.array(ids, np.int32), trained
+
+    def encode(text: str) -> list[int]:
+        encoded: list[int] = tokenizer(text, add_special_tokens=row.special_tokens)["input_ids"]
+        return encoded
+
+    ids = encode(row.text)
+    if row.prompt is not None:
+        return Encoded(ids, [(count_common(encode(row.prompt), ids), len(ids))])
+    if row.spans is None:
+        return Encoded(ids, [(0, len(ids))])
+    # Without offsets, a turn's tokens are those by which its end lengthens the text before it.
+    bounds = [tuple(count_common(encode(row.text[:end]), ids) for end in span) for span in row.spans]
+    return Encoded(ids, [(first, last) for first, last in bounds])

@@ -12,9 +12,10 @@ from ftrun.checks.rows import Rows, SourceRows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.answers import answer_rows
 from ftrun.runner.arguments import make_arguments
+from ftrun.runner.data.encoding import encode_split, make_dataset
 from ftrun.runner.data.rendering import read_template
 from ftrun.runner.data.sources import load_source
-from ftrun.runner.data.splits import Split, count_rows, encode_split, make_dataset, split_rows
+from ftrun.runner.data.splits import Split, count_rows, split_rows
 from ftrun.runner.model import (
     load_config,
     load_model,
