@@ -54,7 +54,9 @@ print("TIMES " + json.dumps(times))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=5)
     pairs = parser.parse_args().pairs
     rows = []
@@ -68,7 +70,9 @@ def main() -> None:
             f"against {theirs['total']:.1f} s"
         )
     print(f"rate: {statistics.median(row[0] for row in rows):.3f} of TRL's (median of {pairs} pairs)")
-    print(f"total: {statistics.median(row[1] for row in rows):+.1f} s besides preflight (median of {pairs} pairs)")
+    print(
+        f"total: {statistics.median(row[1] for row in rows):+.1f} s besides preflight (median of {pairs} pairs)"
+    )
 
 
 def run_ftrun() -> dict[str, Any]:
@@ -96,13 +100,17 @@ def run_trl() -> dict[str, Any]:
     from ftrun.schemas.load import load_recipe
 
     training = {
-        name: value for name, value in load_recipe(RECIPE).recipe.training.items() if name != "gradient_checkpointing"
+        name: value
+        for name, value in load_recipe(RECIPE).recipe.training.items()
+        if name != "gradient_checkpointing"
     }
     training["activation_checkpointing"] = False
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
         command = [sys.executable, "-c", SCRIPT, str(locate()), str(ROOT / "recipes" / "data"), folder]
-        shown = subprocess.run([*command, json.dumps(training)], check=True, capture_output=True, text=True).stdout
+        shown = subprocess.run(
+            [*command, json.dumps(training)], check=True, capture_output=True, text=True
+        ).stdout
         seconds = time.time() - began
     return {**_measure(json.loads(shown.partition("TIMES ")[2])), "total": seconds}
 

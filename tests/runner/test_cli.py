@@ -78,7 +78,7 @@ def test_sarif_and_github_name_file_and_line(tmp_path: Path) -> None:
 def test_light_commands_import_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
     sft_full(tmp_path).write()
     code = (
-        "import sys; from ftrun.runner.cli import app\n"
+        "import sys; from ftrun.runner.commands import app\n"
         f"try: app({list(words)!r})\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"

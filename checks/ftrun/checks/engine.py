@@ -32,6 +32,9 @@ def _run_check(one: Check, stage: Any, method: str | None, ignored: str | None) 
         findings = tuple(_stamp(finding, one, ignored) for finding in one.run(stage))
     except NotApplicable as why:
         return Result(one, "not_applicable", reason=str(why), seconds=time.perf_counter() - started)
+    except Exception as error:  # a plugin boundary: one broken check must not cost the others, nor the run
+        reason = f"the check itself fails with {type(error).__name__}: {error}"
+        return Result(one, "skipped", reason=reason, seconds=time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return Result(one, "found" if findings else "passed", findings=findings, seconds=seconds)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ftrun.checks.stages import AtEnvironment
-from ftrun.runner.model import first_line
-from ftrun.schemas.errors import ModelError
+from ftrun.schemas.errors import ModelError, first_line
 
 Config = TypeVar("Config")
 

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftrun.checks.rows import SourceCount
-from ftrun.checks.stages import AtData, AtEnvironment, AtModel, AtRecipe, AtStep
+from ftrun.checks.stages import AtData, AtEnvironment, AtModel, AtStep
 
 
-def describe(at: AtRecipe | None) -> Iterator[tuple[str, str]]:
+def describe(at: AtEnvironment) -> Iterator[tuple[str, str]]:
     """Lines, each with its heading, of all that has been built."""
-    if isinstance(at, AtEnvironment):
-        yield from _describe_machine(at)
+    yield from _describe_machine(at)
     if isinstance(at, AtData):
         yield from _describe_data(at)
     if isinstance(at, AtModel):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.stages import Machine
-from ftrun.schemas.errors import ModelError
+from ftrun.schemas.errors import ModelError, first_line
 from ftrun.schemas.sections import BaseRecipe, Model
 
 if TYPE_CHECKING:
@@ -187,9 +187,3 @@ def make_peft_config(lora: Mapping[str, Any]) -> Any:
         return LoraConfig(**{**lora, "task_type": "CAUSAL_LM"})
     except (TypeError, ValueError) as error:
         raise ModelError(f"model.lora: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The type and the first line of an error's text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

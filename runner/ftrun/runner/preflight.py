@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,9 +25,7 @@ from ftrun.checks.stages import (
     widen,
 )
 from ftrun.runner.data.files import read_head
-from ftrun.runner.facts import describe
-from ftrun.runner.model import first_line
-from ftrun.schemas.errors import RecipeError
+from ftrun.schemas.errors import RecipeError, first_line
 from ftrun.schemas.load import RecipeFile, load_recipe
 from ftrun.schemas.resolve import resolve
 
@@ -100,9 +98,7 @@ def ascend(
             continue
         announce(name)
         try:
-            at = after(_build(stage, file, at, folder))
-            results += passed(checks, FAILURES[stage], method=method) if stage in FAILURES else []
-            new = run_checks(checks, at, method=method, ignore=ignored)
+            built = after(_build(stage, file, at, folder))
         except Exception as error:  # the build boundary: whatever a stage raises is one finding
             if stage not in FAILURES or at is None:
                 raise
@@ -111,14 +107,24 @@ def ascend(
             detail = "" if any(result.findings for result in new) else f": {first_line(error)}"
             stopped = f"since the {name} cannot be built{detail}"
             new += skipped(checks, stage, method=method, reason=stopped)
+        else:
+            at = built
+            new = passed(checks, FAILURES[stage], method=method) if stage in FAILURES else []
+            new += run_checks(checks, at, method=method, ignore=ignored)
         results += new
         seconds |= _since(began, name)
         began = time.perf_counter()
         if stopped is None and any(blocks(finding, fail_on) for result in new for finding in result.findings):
             stopped = f"since the {name} stage found errors"
     reached = STAGE_NAMES[type(at)] if at is not None else "recipe"
-    facts = tuple(describe(at))
+    facts = tuple(_describe(at)) if isinstance(at, AtEnvironment) else ()
     return Ascent(Report(str(path), method, reached, results, fail_on, seconds, facts), at)
+
+
+def _describe(at: AtEnvironment) -> Iterator[tuple[str, str]]:
+    from ftrun.runner.facts import describe
+
+    return describe(at)
 
 
 def _since(began: float, name: str) -> dict[str, float]:

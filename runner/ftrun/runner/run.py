@@ -22,7 +22,6 @@ from ftrun.runner import interruption, progress
 from ftrun.runner.data.digest import digest_rows, digest_source
 from ftrun.runner.interruption import Interruption, watch_signals
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
-from ftrun.runner.model import first_line
 from ftrun.runner.preflight import ascend
 from ftrun.runner.printing.text import print_report
 from ftrun.runner.tracking.callback import make_callback
@@ -31,7 +30,7 @@ from ftrun.runner.tracking.ledger import TrackedData
 from ftrun.runner.tracking.run import TrackedRun
 from ftrun.runner.tracking.secrets import redact_text
 from ftrun.runner.tracking.store import resolve_uri
-from ftrun.schemas.errors import RunError
+from ftrun.schemas.errors import RunError, first_line
 from ftrun.schemas.load import RecipeFile
 from ftrun.schemas.resolve import digest
 

@@ -60,3 +60,9 @@ class TrackingError(FtrunError):
 
 class RunError(FtrunError):
     """Training started and could not go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The type and the first line of an error's text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

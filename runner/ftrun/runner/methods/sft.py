@@ -137,8 +137,9 @@ def count_steps(recipe: Recipe, rows: int) -> int:
         return int(training["max_steps"])
     batch = training["per_device_train_batch_size"]
     batches = rows // batch if training["dataloader_drop_last"] else ceil(rows / batch)
-    updates = max(1, ceil(batches / training["gradient_accumulation_steps"]))
-    return ceil(float(training["num_train_epochs"]) * updates)
+    updates: int = max(1, ceil(batches / training["gradient_accumulation_steps"]))
+    epochs: float = training["num_train_epochs"]
+    return ceil(epochs * updates)
 
 
 def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> AtModel:
