@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,9 +28,9 @@ from ftrun.runner.tracking.journal import read_journal
 from ftrun.schemas.errors import RunError
 
 
-def run(world: World, sets: Sequence[str] = ()) -> int:
+def run(world: World, sets: Sequence[str] = (), *, resume: bool = False) -> int:
     console = make_console()
-    return run_recipe(world.write(), sets=sets, ignore={}, out=console, err=console)
+    return run_recipe(world.write(), sets=sets, ignore={}, out=console, err=console, resume=resume)
 
 
 def tracked(world: World) -> Any:
@@ -167,3 +168,35 @@ def test_answers_are_asked_from_the_rows_themselves(tmp_path: Path) -> None:
     (answer, *_) = answer_rows(at.eval, 2, at.model, at.tokenizer, at.stop_ids, max_new_tokens=4)
     assert answer.prompt.endswith("assistant\n")
     assert answer.expected.startswith("The ") and answer.expected.endswith(".")
+
+
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    world = sft_lora(tmp_path)
+    world.recipe["model"]["lora"]["lora_dropout"] = 0.1
+    world.recipe["training"] |= {
+        "max_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "logging_steps": 1,
+    }
+    assert run(world) == 0
+    folder = tmp_path / "runs" / "healthy-1"
+    weights = (folder / "model" / "adapter_model.safetensors").read_bytes()
+    # As a run that was killed after its first checkpoint, in the middle of writing the second.
+    shutil.rmtree(folder / "model")
+    (folder / "checkpoints" / "checkpoint-8" / "trainer_state.json").unlink()
+
+    assert run(world, resume=True) == 0
+    assert (folder / "model" / "adapter_model.safetensors").read_bytes() == weights
+    assert [path.name for path in (tmp_path / "runs").glob("healthy-*")] == ["healthy-1"]
+    _, found = tracked(world)
+    assert found.info.status == "FINISHED"
+
+
+def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    with pytest.raises(RunError, match="no run of healthy"):
+        run(world, resume=True)
+    assert run(world, ["training.max_steps=2"]) == 0
+    with pytest.raises(RunError, match="recipe is not the one"):
+        run(world, ["training.max_steps=2", "training.learning_rate=1e-5"], resume=True)

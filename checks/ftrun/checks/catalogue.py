@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 
 from ftrun.checks.check import Check
+from ftrun.schemas.errors import FtrunError, first_line
 
 STAGE_FOLDERS = ("recipe", "environment", "data", "model", "step")
 
@@ -23,7 +24,8 @@ STAGE_FOLDERS = ("recipe", "environment", "data", "model", "step")
 def load_checks(upto: str = "step") -> tuple[Check, ...]:
     """The checks of the stages up to and including `upto`, in the order of their ids.
 
-    Importing them needs neither torch nor transformers. Raises ValueError where two share an id.
+    Importing them needs neither torch nor transformers. Raises FtrunError where two share an id, or where a
+    package that brings checks cannot be imported.
     """
     folders = STAGE_FOLDERS[: STAGE_FOLDERS.index(upto) + 1]
     found = [one for folder in folders for one in _in_package(f"ftrun.checks.{folder}")]
@@ -31,7 +33,7 @@ def load_checks(upto: str = "step") -> tuple[Check, ...]:
     by_id: dict[str, Check] = {}
     for one in found:
         if one.id in by_id:
-            raise ValueError(f"check id {one.id} is used by {by_id[one.id].module} and by {one.module}")
+            raise FtrunError(f"check id {one.id} is used by {by_id[one.id].module} and by {one.module}")
         by_id[one.id] = one
     return tuple(by_id[id] for id in sorted(by_id))
 
@@ -53,7 +55,13 @@ def _from_plugins() -> Iterator[Check]:
     for entry in entry_points(group="ftrun.checks"):
         if allowed is not None and entry.name not in allowed.split(","):
             continue
-        module = entry.load()
+        try:
+            module = entry.load()
+        except Exception as error:  # a plugin boundary: anything may go wrong in somebody's module
+            raise FtrunError(
+                f"the checks of {entry.name} ({entry.value}) cannot be imported: {first_line(error)}. "
+                "Mend or remove that package, or leave it out with FTRUN_PLUGINS="
+            ) from error
         if hasattr(module, "__path__"):
             yield from _in_package(module.__name__)
         yield from _in_module(module)

@@ -89,13 +89,25 @@ ReportFormat = Annotated[Format, typer.Option("--format", "-f", help="How the re
 
 
 @app.command(rich_help_panel=RUN)
-def run(recipe: Recipe, set: Sets = None, ignore: Ignores = None) -> None:
+def run(
+    recipe: Recipe,
+    set: Sets = None,
+    ignore: Ignores = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this recipe's newest run, from its last checkpoint.")
+    ] = False,
+) -> None:
     """Validate, check, train and record a recipe. The word [bold]run[/] may be left out."""
     from ftrun.runner.printing.text import make_console
     from ftrun.runner.run import run_recipe
 
     code = run_recipe(
-        recipe, sets=set or [], ignore=_reasons(ignore), out=make_console(), err=make_console(stderr=True)
+        recipe,
+        sets=set or [],
+        ignore=_reasons(ignore),
+        resume=resume,
+        out=make_console(),
+        err=make_console(stderr=True),
     )
     raise typer.Exit(code)
 
@@ -116,6 +128,26 @@ def init(
     from ftrun.runner.init import write_starter
 
     raise typer.Exit(write_starter(method, data, output))
+
+
+@app.command(rich_help_panel=RUN)
+def sync(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN-FOLDER...", help="Folders of runs.", show_default=False)
+    ],
+    uri: Annotated[
+        str | None, typer.Option("--uri", metavar="URI", help="Another store than the run was meant for.")
+    ] = None,
+) -> None:
+    """Send what MLflow has not taken of a run's record: the server was down, or the run was killed."""
+    from ftrun.runner.libraries import require_training, settle_libraries
+
+    require_training("sync")
+    settle_libraries()
+    from ftrun.runner.tracking.pending import send_pending
+
+    for folder in folders:
+        typer.echo(send_pending(folder, uri))
 
 
 @app.command(rich_help_panel=CHECK)

@@ -24,7 +24,7 @@ def list_checks(format: str) -> None:
         print(json.dumps([describe_check(check) for check in checks], indent=2, ensure_ascii=False))
         return
     console = make_console()
-    for heading in dict.fromkeys(GROUPS.values()):
+    for heading in dict.fromkeys([*GROUPS.values(), *(GROUPS.get(one.group, one.group) for one in checks)]):
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
         for check in checks:
             if GROUPS.get(check.group, check.group) == heading:

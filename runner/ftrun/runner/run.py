@@ -30,24 +30,42 @@ from ftrun.runner.tracking.ledger import TrackedData
 from ftrun.runner.tracking.run import TrackedRun
 from ftrun.runner.tracking.secrets import redact_text
 from ftrun.runner.tracking.store import resolve_uri
-from ftrun.schemas.errors import RunError, first_line
-from ftrun.schemas.load import RecipeFile
-from ftrun.schemas.resolve import digest
+from ftrun.schemas.errors import RecipeError, RunError, first_line
+from ftrun.schemas.load import RecipeFile, load_recipe
+from ftrun.schemas.resolve import digest, resolve
 
-DONE, FAILED, INVALID, NOT_READY, INTERRUPTED = 0, 1, 2, 3, 130
+DIGEST_FILE = "recipe.sha256"
+
+DONE, INVALID, NOT_READY, INTERRUPTED = 0, 2, 3, 130
 
 
 def run_recipe(
-    path: Path, *, sets: Sequence[str], ignore: Mapping[str, str], out: Console, err: Console
+    path: Path,
+    *,
+    sets: Sequence[str],
+    ignore: Mapping[str, str],
+    out: Console,
+    err: Console,
+    resume: bool = False,
 ) -> int:
-    """Train a recipe and return the exit code. Results go to `out`, progress to `err`."""
+    """Train a recipe and return the exit code. Results go to `out`, progress to `err`.
+
+    With `resume`, the newest run of this recipe goes on from its last checkpoint, in the same folder and the
+    same MLflow run.
+    """
     require_training(str(path))
     settle_libraries()
-    folders: list[Path] = []
+    try:
+        checkpoint = find_checkpoint(path, sets) if resume else None
+    except RecipeError:
+        checkpoint = None  # the climb tells every mistake
+    made: list[Path] = []
 
     def take_folder(file: RecipeFile) -> Path:
-        folders.append(make_run_folder(Path(file.recipe.output), file.recipe.name))
-        return folders[-1]
+        if checkpoint is not None:
+            return checkpoint.parents[1]
+        made.append(make_run_folder(Path(file.recipe.output), file.recipe.name))
+        return made[-1]
 
     def announce(stage: str) -> None:
         err.print(f"checking the {stage} …", style="dim")
@@ -65,10 +83,11 @@ def run_recipe(
     )
     print_report(ascent.report)
     if not ascent.report.ok:
-        for folder in folders:
+        for folder in made:
             shutil.rmtree(folder)
         return INVALID if ascent.report.method is None else NOT_READY
-    return _train(cast(AtModel, ascent.at), ascent.report, folders[-1], out, err)
+    folder = made[-1] if checkpoint is None else checkpoint.parents[1]
+    return _train(cast(AtModel, ascent.at), ascent.report, folder, checkpoint, out, err)
 
 
 def make_run_folder(output: Path, name: str) -> Path:
@@ -85,7 +104,40 @@ def make_run_folder(output: Path, name: str) -> Path:
             return folder
 
 
-def _train(at: AtModel, report: Report, folder: Path, out: Console, err: Console) -> int:
+def find_checkpoint(path: Path, sets: Sequence[str]) -> Path:
+    """The last checkpoint of the newest run of a recipe.
+
+    Raises RecipeError where the recipe cannot be read, and RunError where there is no run or no checkpoint,
+    or where the recipe has changed since: a changed rate or batch would be dropped in silence, since the
+    checkpoint's own state wins.
+    """
+    recipe = resolve(load_recipe(path, sets).recipe)
+    output = Path(recipe.output).absolute()
+    runs = [one for one in output.glob(f"{recipe.name}-*") if one.name.rpartition("-")[2].isdigit()]
+    runs = [one for one in runs if one.name.rpartition("-")[0] == recipe.name]
+    if not runs:
+        raise RunError(f"there is no run of {recipe.name} in {output} to resume")
+    folder = max(runs, key=_number)
+    kept = folder / DIGEST_FILE
+    if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != digest(recipe):
+        raise RunError(
+            f"the recipe is not the one that {folder.name} ran with, kept in {folder / 'recipe.resolved.yaml'}; "
+            "a run is resumed with the same settings, or started anew without --resume"
+        )
+    # The trainer writes this file last, so a checkpoint that was cut short lacks it.
+    whole = [one.parent for one in folder.glob("checkpoints/checkpoint-*/trainer_state.json")]
+    if not whole:
+        raise RunError(f"{folder} holds no checkpoint to resume from")
+    return max(whole, key=_number)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _train(
+    at: AtModel, report: Report, folder: Path, checkpoint: Path | None, out: Console, err: Console
+) -> int:
     uri = resolve_uri(at.recipe.tracking.uri, Path(at.recipe.output))
     stop = Interruption()
     run = TrackedRun.start(
@@ -98,12 +150,13 @@ def _train(at: AtModel, report: Report, folder: Path, out: Console, err: Console
         datasets=_datasets(at),
         artifacts=_write_record(at, report, folder),
     )
-    err.print(f"training {folder.name}: {at.steps:,} steps", style="dim")
+    begun = "" if checkpoint is None else f", going on from {checkpoint.name}"
+    err.print(f"training {folder.name}: {at.steps:,} steps{begun}", style="dim")
     for callback in (make_callback(run), progress.make_callback(err), interruption.make_callback(stop)):
         at.trainer.add_callback(callback)
     with run, watch_signals(stop):
         try:
-            at.trainer.train()
+            at.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except (
             Exception
         ) as error:  # the build boundary of training: torch, TRL and drivers raise what they like
@@ -124,6 +177,7 @@ def _leave(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> int:
     checkpoint = folder / "checkpoints" / f"checkpoint-{at.trainer.state.global_step}"
     run.set_tags({"ftrun.failure": "interrupted"})
     out.print(f"interrupted at step {at.trainer.state.global_step}; the checkpoint is {checkpoint}")
+    out.print("go on with the same command and --resume")
     out.print(run.finish("KILLED"))
     return INTERRUPTED
 
@@ -142,7 +196,8 @@ def _finish(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
         run.log(step, metrics)
         run.log_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "answers.jsonl")
         for name, value in metrics.items():
-            out.print(f"{name}: {value:.1%} of {len(table)} held-out rows ({time.monotonic() - began:.1f} s)")
+            shown = name.removeprefix("eval/").replace("_", " ")
+            out.print(f"{shown}: {value:.1%} of {len(table)} held-out rows ({time.monotonic() - began:.1f} s)")
     out.print(f"the model is in {model}")
 
 
@@ -186,6 +241,7 @@ def _write_record(at: AtModel, report: Report, folder: Path) -> list[Path]:
     resolved = folder / "recipe.resolved.yaml"
     text = yaml.safe_dump(at.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     resolved.write_text(redact_text(text), encoding="utf-8")
+    (folder / DIGEST_FILE).write_text(f"{digest(at.recipe)}\n", encoding="utf-8")
     checked = folder / "preflight.json"
     data = report.as_data() | {"rows": [asdict(count) for count in at.counts]}
     checked.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")

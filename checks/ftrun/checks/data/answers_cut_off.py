@@ -3,7 +3,7 @@
 Symptom: the model stops in the middle of answers, or never stops, since their ends were never seen.
 Cause: training.max_length is shorter than many rows.
 Fix: raise training.max_length so that it holds nearly every row, or shorten the rows.
-Prevention: compare max_length with the lengths in `ftrun plan` when data change.
+Prevention: compare max_length with the lengths that `ftrun preflight` shows when data change.
 Source: shares of 1 % (warning) and 5 % (error) of the rows: LLaMA-Factory#3995, LLaMA-Factory#3143. Plain
 text has no answer to lose, so that a cut there is a warning at most.
 """

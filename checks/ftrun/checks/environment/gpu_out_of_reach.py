@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HIDDEN = ("", "-1", "none", "NoDevFiles")
 
 
-@check("ENV002", title="the GPU is within torch's reach")
+@check("ENV002", title="torch reaches the GPU, where there is one or the recipe wants one")
 def gpu_out_of_reach(at: AtEnvironment) -> Iterator[Finding]:
     """Tell why torch sees no device, where the machine has one or the recipe needs one."""
     machine, use_cpu = at.machine, bool(at.recipe.training["use_cpu"])

@@ -7,7 +7,7 @@ needs a GPU, and on the CPU is left out in silence; in float16 weights that are 
 of 1e-8 is 0, and an update of less than 5e-4 of a weight is lost.
 Fix: leave `training.bf16` and `model.dtype` out, and ftrun chooses by the device; on older GPUs set
 `training.fp16: true`.
-Prevention: `ftrun plan` shows the precision of a run.
+Prevention: `ftrun doctor` shows the devices of a machine.
 Source: TrainingArguments refuses both at once; torch's GradScaler refuses float16 gradients; one step of
 `adamw_torch` on float16 weights gives -inf (torch 2.13), one of `adamw_torch_fused` at 2e-5 changes nothing.
 axolotl#587, #766, trl#3598.

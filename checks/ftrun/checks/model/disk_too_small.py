@@ -5,7 +5,7 @@ Cause: a checkpoint of full fine-tuning is three times the weights (AdamW keeps 
 without `save_total_limit` all are kept.
 Fix: set `training.save_total_limit: 2`, save less often, or set `training.save_only_model: true`, which gives
 up resuming.
-Prevention: `ftrun plan` shows the disk that a run needs.
+Prevention: `ftrun preflight` shows the disk that a run needs before it starts.
 Source: one checkpoint more than the limit is there while a new one is written; above 90 % of the free space
 is a warning.
 """

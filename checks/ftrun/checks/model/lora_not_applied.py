@@ -3,7 +3,7 @@
 Symptom: full fine-tuning happens where LoRA was meant, or the other way round; or adapters never change.
 Cause: the adapters were lost or frozen after they were made, or `model.path` is the folder of an adapter, which
 transformers loads over its base as a frozen one.
-Fix: for an adapter folder, merge it first with `ftrun export`, and train the merged model.
+Fix: for an adapter folder, merge it first with PEFT's `merge_and_unload`, and train the merged model.
 Source: peft#282, peft#1340, trl#4081 (adapters frozen by a second preparation).
 """
 
@@ -28,7 +28,7 @@ def lora_not_applied(at: AtModel) -> Iterator[Finding]:
         if layers:
             yield Finding(
                 message=f"The model carries adapters on {len(layers)} modules, and the recipe has no model.lora.",
-                fix="Merge the adapter into its base with `ftrun export` and train that, or write model.lora.",
+                fix="Merge the adapter into its base (PEFT's `merge_and_unload`) and train that, or write model.lora.",
                 where=at.where("model.path"),
                 evidence=group_names(layers),
             )

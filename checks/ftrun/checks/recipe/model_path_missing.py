@@ -63,7 +63,7 @@ def _begins_here(path: str, folder: Path) -> bool:
 
 def _folder_fix(local: Path, path: str) -> str:
     if kind_of(local / "adapter_config.json"):
-        return "These are adapters alone: merge them with `ftrun export` and name the folder that it writes."
+        return "These are adapters alone: merge them with PEFT's `merge_and_unload`, save that, and name its folder."
     inside = sorted(one.parent.name for one in local.glob("*/config.json"))
     if inside:
         return f"Did you mean `{Path(path, inside[-1]).as_posix()}`?"

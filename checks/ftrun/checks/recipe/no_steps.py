@@ -5,7 +5,7 @@ Cause: `num_train_epochs: 0`, or `max_steps: 0`, which transformers does not rea
 that is reached after the first step.
 Fix: set `training.num_train_epochs` above 0; for a limit in steps set `training.max_steps` to 1 or more, for
 none leave it out (-1).
-Prevention: `ftrun plan` shows the steps of a run.
+Prevention: `ftrun preflight` shows the steps of a run.
 """
 
 from __future__ import annotations

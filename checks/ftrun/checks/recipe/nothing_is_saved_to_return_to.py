@@ -5,7 +5,7 @@ Cause: `save_strategy: no`. ftrun saves the model that training ends with in any
 checkpoint on the way.
 Fix: set `training.save_strategy` to `epoch`, or to `steps` with `save_steps` at a tenth of the run, and
 `save_total_limit: 2` to bound the disk.
-Prevention: `ftrun plan` shows the planned checkpoints.
+Prevention: leave `save_strategy` to its default, or set it to `epoch`.
 Source: a run longer than 500 steps, transformers' default of `save_steps`, is long enough to regret;
 axolotl#1202, #3233.
 """

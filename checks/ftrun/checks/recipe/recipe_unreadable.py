@@ -4,7 +4,7 @@ Symptom: ftrun stops before it looks at any key.
 Cause: there is no such file, it is a folder, empty, larger than 1 MB, not UTF-8 text, nested more than
 50 levels deep, or it holds a list or a single value where keys belong.
 Fix: name a recipe that exists, and save it as UTF-8 text with `key: value` lines.
-Prevention: start from `ftrun init METHOD` or from a recipe of `ftrun recipes list`.
+Prevention: start from `ftrun init METHOD` or from one of the recipes in `recipes/`.
 """
 
 from __future__ import annotations

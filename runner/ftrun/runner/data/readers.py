@@ -98,6 +98,7 @@ def _read_json(path: Path) -> Iterator[Numbered]:
     """JSON Lines, or one JSON list. The first character tells which: many name JSON Lines `.json`."""
     with path.open("rb") as file:
         start = _skip_mark(file)
+        file.seek(start)
         is_list = file.read(65536).lstrip().startswith(b"[")
         file.seek(start)
         yield from _read_list(file.read().decode()) if is_list else _read_lines(file)

@@ -1,9 +1,13 @@
-"""Rendered rows become tokens and labels: batches through the tokenizer's Rust backend, masks in NumPy."""
+"""Rendered rows become tokens and labels, by the fastest way that says what the tokenizer says.
+
+TRL encodes the prompt alone and the whole, and a completion begins where the two part ways; so it is here,
+with the prompts in batches, or as words that are known by then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,11 +17,10 @@ from numpy.typing import NDArray
 
 from ftrun.checks.examples import spread
 from ftrun.checks.rows import IGNORED
-from ftrun.runner.data.boundary import find_shortcut
 from ftrun.runner.data.rendering import Rendered
+from ftrun.runner.data.words import Words, count_common, open_words
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 COMPARED = 4
@@ -34,80 +37,144 @@ class Tokens:
 
 
 class Encoded(NamedTuple):
-    """The ids of a row, and the parts of it that are trained, from one token to before another."""
+    """The ids of a row, and the parts of it that are trained, each from a token to before another."""
 
     ids: list[int]
     trained: list[tuple[int, int]]
 
 
+Way = Callable[[Sequence[Rendered]], list[Encoded]]
+
+
 def tokenise(batches: Iterable[Sequence[Rendered]], tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Encode rows and label them: a token's id where it is trained, −100 where it is not."""
     ids, labels, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    for batch in batches:
-        encoded = _encode(batch, tokenizer)
-        lengths.append(np.fromiter((len(row.ids) for row in encoded), np.int64, len(encoded)))
-        ids.append(np.fromiter(chain.from_iterable(row.ids for row in encoded), np.int32, lengths[-1].sum()))
-        labels.append(_label(ids[-1], lengths[-1], encoded))
+    with whole_offsets(tokenizer.backend_tokenizer) if tokenizer.is_fast else nullcontext():
+        words: Words | None = None
+        for number, batch in enumerate(batches):
+            if number == 0 and tokenizer.is_fast:
+                words = open_words(tokenizer.backend_tokenizer, [row.text for row in batch[:32]])
+            rows = _encode(batch, tokenizer, words)
+            lengths.append(np.fromiter((len(row.ids) for row in rows), np.int64, len(rows)))
+            ids.append(np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32))
+            labels.append(_label(ids[-1], lengths[-1], rows))
     starts = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
     return Tokens(np.concatenate(ids), np.concatenate(labels), starts)
 
 
 def _label(ids: NDArray[np.int32], lengths: NDArray[np.int64], rows: Sequence[Encoded]) -> NDArray[np.int32]:
     labels = np.full(len(ids), IGNORED, np.int32)
-    for start, row in zip(lengths.cumsum() - lengths, rows, strict=True):
+    for start, row in zip((lengths.cumsum() - lengths).tolist(), rows, strict=True):
         for first, last in row.trained:
             labels[start + first : start + last] = ids[start + first : start + last]
     return labels
 
 
-def _encode(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    if not tokenizer.is_fast or not _agree(rows, tokenizer):
-        return [_encode_slow(row, tokenizer) for row in rows]
+def _encode(
+    rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, words: Words | None
+) -> list[Encoded]:
+    """Each faster way is kept to where it agrees with the tokenizer on rows from all over the batch."""
+    compared = {
+        int(i): tokenizer(rows[i].text, add_special_tokens=rows[i].special_tokens)["input_ids"]
+        for i in spread(len(rows), COMPARED)
+    }
+    ways: list[Way] = []
+    if words is not None:
+        ways.append(lambda rows: _encode_words(rows, words))
+    if tokenizer.is_fast:
+        # The tokenizer, just called, left its backend without truncation and padding.
+        ways.append(lambda rows: _encode_whole(rows, tokenizer.backend_tokenizer))
+    for way in ways:
+        encoded = way(rows)
+        if all(encoded[i].ids == ids for i, ids in compared.items()):
+            return encoded
+    return [_encode_slow(row, tokenizer) for row in rows]
+
+
+def _encode_words(rows: Sequence[Rendered], words: Words) -> list[Encoded]:
+    before, after = _read_frame(words.backend)
+    encoded = []
+    for row in rows:
+        cut = words.cut(row.text)
+        ids = [*chain.from_iterable(cut.ids)]
+        if row.special_tokens:
+            ids = [*before, *ids, *after]
+        trained = [(0, len(ids))]
+        if row.prompt is not None and row.special_tokens and after:
+            trained = [(count_common([*before, *words.encode(row.prompt), *after], ids), len(ids))]
+        elif row.prompt is not None:
+            first = len(before) if row.special_tokens else 0
+            trained = [(first + words.count_common(row.prompt, cut), len(ids))]
+        elif row.spans is not None:
+            token_of = words.locate(cut)
+            trained = [_tokens_of(span, token_of) for span in row.spans]
+        encoded.append(Encoded(ids, trained))
+    return encoded
+
+
+def _read_frame(backend: Any) -> tuple[list[int], list[int]]:
+    """The tokens that the post-processor puts before and after every text."""
+    probe = backend.encode("a", add_special_tokens=True)
+    own = [i for i, is_added in enumerate(probe.special_tokens_mask) if not is_added] or [len(probe.ids)]
+    return probe.ids[: own[0]], probe.ids[own[-1] + 1 :]
+
+
+def _encode_whole(rows: Sequence[Rendered], backend: Any) -> list[Encoded]:
+    """Rows in batches, and the prompts of those that have one in batches too."""
     encoded: dict[int, Encoded] = {}
     for special in {row.special_tokens for row in rows}:
-        chosen = [i for i, row in enumerate(rows) if row.special_tokens == special]
-        fast = _encode_fast([rows[i] for i in chosen], tokenizer.backend_tokenizer, special)
-        encoded |= zip(chosen, fast, strict=True)
+        chosen = {i: row for i, row in enumerate(rows) if row.special_tokens == special}
+        prompts = {i: row.prompt for i, row in chosen.items() if row.prompt is not None}
+        # The quicker call gives no offsets, which only spans need.
+        encode = (
+            backend.encode_batch if any(row.spans for row in chosen.values()) else backend.encode_batch_fast
+        )
+        wholes = encode([row.text for row in chosen.values()], add_special_tokens=special)
+        heads = backend.encode_batch_fast(list(prompts.values()), add_special_tokens=special)
+        heads_of = dict(zip(prompts, heads, strict=True))
+        for (i, row), whole in zip(chosen.items(), wholes, strict=True):
+            ids = whole.ids
+            trained = [(0, len(ids))]
+            if i in heads_of:
+                trained = [(count_common(heads_of[i].ids, ids), len(ids))]
+            elif row.spans is not None:
+                trained = [_tokens_of(span, whole.char_to_token) for span in row.spans]
+            encoded[i] = Encoded(ids, trained)
     return [encoded[i] for i in range(len(rows))]
 
 
-def _agree(rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the Rust backend says what the tokenizer says, whose Python side may change it.
+def _encode_slow(row: Rendered, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """For tokenizers without a Rust backend, or whose Python side changes what the backend says."""
 
-    The calls also leave the backend without truncation and padding.
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=row.special_tokens)["input_ids"]
+        return ids
+
+    ids = encode(row.text)
+    if row.prompt is not None:
+        return Encoded(ids, [(count_common(encode(row.prompt), ids), len(ids))])
+    if row.spans is None:
+        return Encoded(ids, [(0, len(ids))])
+    # Without offsets, a turn's tokens are those by which its end lengthens the text before it.
+    ends = [[count_common(encode(row.text[:end]), ids) for end in span] for span in row.spans]
+    return Encoded(ids, [(first, last) for first, last in ends])
+
+
+def _tokens_of(span: tuple[int, int], token_of: Callable[[int], int | None]) -> tuple[int, int]:
+    """The tokens that hold a span's first to last character, from one to before another.
+
+    So does transformers' `return_assistant_tokens_mask`, except where a span begins or ends with a character
+    that the tokenizer drops: there it leaves out the rest of the turns, or marks the rest of the row.
     """
-    return all(
-        tokenizer(row.text, add_special_tokens=row.special_tokens)["input_ids"]
-        == tokenizer.backend_tokenizer.encode(row.text, add_special_tokens=row.special_tokens).ids
-        for row in (rows[i] for i in spread(len(rows), COMPARED))
-    )
-
-
-def _encode_fast(rows: Sequence[Rendered], backend: Any, special: bool) -> Iterator[Encoded]:
-    pairs = any(row.prompt is not None for row in rows)
-    shortcut = find_shortcut(backend, special) if pairs else None
-    offsets = shortcut is not None or any(row.spans for row in rows)
-    encode = backend.encode_batch if offsets else backend.encode_batch_fast
-    with _whole_offsets(backend):
-        encodings = encode([row.text for row in rows], add_special_tokens=special)
-    ids = [encoding.ids for encoding in encodings]
-    found = {
-        i: shortcut.find(row.prompt, row.text, encodings[i]) if shortcut else None
-        for i, row in enumerate(rows)
-        if row.prompt is not None
-    }
-    unsure = [i for i, first in found.items() if first is None]
-    prompts = backend.encode_batch_fast([rows[i].prompt for i in unsure], add_special_tokens=special)
-    found |= {i: count_common(prompt.ids, ids[i]) for i, prompt in zip(unsure, prompts, strict=True)}
-    for i, row in enumerate(rows):
-        if row.spans is not None:
-            yield Encoded(ids[i], [_tokens_of(span, encodings[i]) for span in row.spans])
-        else:
-            yield Encoded(ids[i], [(found.get(i) or 0, len(ids[i]))])
+    held = (token_of(character) for character in range(*span))
+    first = next((token for token in held if token is not None), 0)
+    held = (token_of(character) for character in reversed(range(*span)))
+    last = next((token for token in held if token is not None), first - 1)
+    return first, last + 1
 
 
 @contextmanager
-def _whole_offsets(backend: Any) -> Iterator[None]:
+def whole_offsets(backend: Any) -> Iterator[None]:
     """Let offsets cover the white space that a token holds, which some post-processors leave out of them."""
     post = backend.post_processor
     parts = [] if post is None else list(post) if type(post).__name__ == "Sequence" else [post]
@@ -119,41 +186,3 @@ def _whole_offsets(backend: Any) -> Iterator[None]:
     finally:
         for one in trimming:
             one.trim_offsets = True
-
-
-def _tokens_of(span: tuple[int, int], encoding: Encoding) -> tuple[int, int]:
-    """The tokens that hold characters of a span, from the first to before the one after the last.
-
-    So does transformers' `return_assistant_tokens_mask`, except where a span ends on a character that the
-    tokenizer drops: there it marks the rest of the row.
-    """
-    tokens = (encoding.char_to_token(i) for i in range(*span))
-    first = next((token for token in tokens if token is not None), 0)
-    tokens = (encoding.char_to_token(i) for i in reversed(range(*span)))
-    last = next((token for token in tokens if token is not None), first - 1)
-    return first, last + 1
-
-
-def count_common(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens two rows have in common from the start."""
-    if others[: len(ids)] == ids:
-        return len(ids)
-    pairs = enumerate(zip(ids, others, strict=False))
-    return next((i for i, (one, other) in pairs if one != other), min(len(ids), len(others)))
-
-
-def _encode_slow(row: Rendered, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """For tokenizers without a Rust backend, or whose Python side changes what the backend says."""
-
-    def encode(text: str) -> list[int]:
-        encoded: list[int] = tokenizer(text, add_special_tokens=row.special_tokens)["input_ids"]
-        return encoded
-
-    ids = encode(row.text)
-    if row.prompt is not None:
-        return Encoded(ids, [(count_common(encode(row.prompt), ids), len(ids))])
-    if row.spans is None:
-        return Encoded(ids, [(0, len(ids))])
-    # Without offsets, a turn's tokens are those by which its end lengthens the text before it.
-    bounds = [tuple(count_common(encode(row.text[:end]), ids) for end in span) for span in row.spans]
-    return Encoded(ids, [(first, last) for first, last in bounds])

@@ -19,7 +19,7 @@ from ftrun.runner.tracking.ledger import (
 )
 from ftrun.runner.tracking.lock import release_lock, take_lock
 from ftrun.runner.tracking.secrets import redact_text
-from ftrun.runner.tracking.store import describe_place
+from ftrun.runner.tracking.store import describe_place, resolve_uri
 from ftrun.schemas.errors import TrackingError
 
 
@@ -30,6 +30,9 @@ def send_pending(folder: Path, uri: str | None = None) -> str:
     whole record to another store, or brings the credentials that `tracking.json` does not keep.
     Raises TrackingError when there is no record, the run is still going, or the store cannot be reached.
     """
+    if not folder.is_dir():
+        raise TrackingError(f"{folder} is not a run folder.")
+    uri = None if uri is None else resolve_uri(uri, folder)
     lock = take_lock(folder / LOCK_FILE)
     if lock is None:
         raise TrackingError(
