@@ -27,7 +27,7 @@ def test_check_is_whole(check: Check) -> None:
     assert_whole(check)
 
 
-@pytest.mark.parametrize(("check", "fault"), _faults())
+@pytest.mark.parametrize(("check", "fault"), [*_faults()])
 def test_check_catches_its_fault(check: Check, fault: Fault, tmp_path: Path) -> None:
     healthy = HEALTHY[check.methods[0]][0]
     assert_catches(check, fault, healthy(tmp_path), climb)

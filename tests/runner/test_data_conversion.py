@@ -46,7 +46,11 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     (
         "messages",
-        {"messages": [USER, ANSWER], "tools": json.dumps([TOOL]), "chat_template_kwargs": '{"enable_thinking": false}'},
+        {
+            "messages": [USER, ANSWER],
+            "tools": json.dumps([TOOL]),
+            "chat_template_kwargs": '{"enable_thinking": false}',
+        },
         {"messages": [USER, ANSWER], "tools": [TOOL], "chat_template_kwargs": {"enable_thinking": False}},
     ),
     ("messages", {"messages": [USER, ANSWER], "tools": " "}, {"messages": [USER, ANSWER]}),
@@ -75,10 +79,20 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     (
         "sharegpt",
-        {"conversations": [{"from": "system", "value": "Be brief."}, {"role": "user", "content": "Where?"}], "system": "Be brief."},
+        {
+            "conversations": [
+                {"from": "system", "value": "Be brief."},
+                {"role": "user", "content": "Where?"},
+            ],
+            "system": "Be brief.",
+        },
         {"messages": [{"role": "system", "content": "Be brief."}, USER]},
     ),
-    ("sharegpt", {"conversations": '[{"from": "human", "value": "Where?"}]', "system": " "}, {"messages": [USER]}),
+    (
+        "sharegpt",
+        {"conversations": '[{"from": "human", "value": "Where?"}]', "system": " "},
+        {"messages": [USER]},
+    ),
 ]
 
 
@@ -108,7 +122,13 @@ def test_alpaca_with_a_template() -> None:
         ],
         "completion": [ANSWER],
     }
-    bare = {"instruction": "Where?", "input": " ", "output": "Here.", "system": None, "history": []}
+    bare: dict[str, Any] = {
+        "instruction": "Where?",
+        "input": " ",
+        "output": "Here.",
+        "system": None,
+        "history": [],
+    }
     assert convert("alpaca", bare) == {"prompt": [USER], "completion": [ANSWER]}
 
 
@@ -132,9 +152,21 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("text", {"text": ["a"]}, "column text must be text, found list"),
     ("prompt_completion", {"prompt": "a", "completion": 3}, "column completion must be text, found int"),
     ("prompt_completion", {"prompt": "a"}, "has no column completion"),
-    ("prompt_completion", {"prompt": "a", "completion": [ANSWER]}, "column prompt is text and column completion a list"),
-    ("prompt_completion", {"prompt": [USER], "completion": "a"}, "column completion is text and column prompt a list"),
-    ("prompt_completion", {"prompt": [USER], "completion": []}, "column completion must be a list of messages, found an empty list"),
+    (
+        "prompt_completion",
+        {"prompt": "a", "completion": [ANSWER]},
+        "column prompt is text and column completion a list",
+    ),
+    (
+        "prompt_completion",
+        {"prompt": [USER], "completion": "a"},
+        "column completion is text and column prompt a list",
+    ),
+    (
+        "prompt_completion",
+        {"prompt": [USER], "completion": []},
+        "column completion must be a list of messages, found an empty list",
+    ),
     ("prompt_completion", {"prompt": None, "completion": [ANSWER]}, "column prompt is empty"),
     ("messages", {"messages": []}, "column messages must be a list of messages, found an empty list"),
     ("messages", {"messages": ""}, "column messages is empty"),
@@ -152,10 +184,18 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("messages", {"messages": [USER], "tools": "find"}, "column tools is text that is not JSON"),
     ("messages", {"messages": [USER], "tools": TOOL}, "column tools must be a list of function schemas"),
-    ("messages", {"messages": [USER], "chat_template_kwargs": [1]}, "column chat_template_kwargs must be a mapping"),
+    (
+        "messages",
+        {"messages": [USER], "chat_template_kwargs": [1]},
+        "column chat_template_kwargs must be a mapping",
+    ),
     ("sharegpt", {"conversations": ["Hello"]}, "column conversations holds a turn that is not an object"),
     ("sharegpt", {"conversations": []}, "column conversations must be a list of turns, found an empty list"),
-    ("sharegpt", {"conversations": [{"from": "narrator", "value": "a"}]}, "a turn from 'narrator'; known are human, user, gpt"),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "narrator", "value": "a"}]},
+        "a turn from 'narrator'; known are human, user, gpt",
+    ),
     ("sharegpt", {"conversations": [{"value": "a"}]}, "a turn from None"),
     ("sharegpt", {"conversations": [{"from": "gpt", "value": None}]}, "a turn from 'gpt' without text"),
     ("sharegpt", {"conversations": [{"from": "function_call", "value": "find"}]}, "text that is not JSON"),
@@ -168,7 +208,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("alpaca", {"instruction": "a"}, "has no column output"),
     ("alpaca", {"instruction": "a", "output": "b", "input": ["c"]}, "column input must be text, found list"),
     ("alpaca", {"instruction": "a", "output": "b", "history": "c"}, "column history must be a list of pairs"),
-    ("alpaca", {"instruction": "a", "output": "b", "history": [["c"]]}, "something else than a pair of question and answer"),
+    (
+        "alpaca",
+        {"instruction": "a", "output": "b", "history": [["c"]]},
+        "something else than a pair of question and answer",
+    ),
     ("alpaca", {"instruction": "a", "output": "b", "history": [["c", None]]}, "something else than a pair"),
 ]
 
@@ -184,7 +228,9 @@ def test_bad_rows(format: str, row: dict[str, Any], said: str, has_template: boo
 # A source as a whole
 
 
-def load(folder: Path, rows: list[Any], *, has_template: bool = True, can_mark: bool = True, **keys: Any) -> SourceRows:
+def load(
+    folder: Path, rows: list[Any], *, has_template: bool = True, can_mark: bool = True, **keys: Any
+) -> SourceRows:
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     loss_on = keys.pop("loss_on", None)
     source = Source(path="a.jsonl", **keys)
@@ -194,7 +240,12 @@ def load(folder: Path, rows: list[Any], *, has_template: bool = True, can_mark: 
 
 
 def test_every_row_is_an_example_or_told(tmp_path: Path) -> None:
-    rows = [{"question": "a", "answer": "b"}, 3, {"question": None, "answer": "b"}, {"answer": "b", "question": "c"}]
+    rows = [
+        {"question": "a", "answer": "b"},
+        3,
+        {"question": None, "answer": "b"},
+        {"answer": "b", "question": "c"},
+    ]
     found = load(tmp_path, rows, columns={"prompt": "question", "completion": "answer"})
     assert found.format == "prompt_completion" and found.columns == ("question", "answer")
     assert found.examples == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "b"}]
@@ -221,7 +272,10 @@ def test_rows_without_one_example_are_no_error_here(tmp_path: Path) -> None:
     ("keys", "said"),
     [
         ({}, "a.jsonl: no format fits the columns question, answer"),
-        ({"columns": {"prompt": "query"}}, "there is no column query, which `columns` names; there is question, answer"),
+        (
+            {"columns": {"prompt": "query"}},
+            "there is no column query, which `columns` names; there is question, answer",
+        ),
         ({"format": "alpaca"}, r"there is no column instruction, output, which format alpaca needs"),
         ({"format": "alpaca"}, r"Rename with `columns: {instruction: <its name there>}`"),
     ],
@@ -243,7 +297,9 @@ def test_columns_that_fit_no_format(keys: dict[str, Any], said: str, tmp_path: P
         ({"messages": [USER, ANSWER]}, True, "all", "all"),
     ],
 )
-def test_what_is_trained(row: dict[str, Any], can_mark: bool, loss_on: str | None, chosen: str, tmp_path: Path) -> None:
+def test_what_is_trained(
+    row: dict[str, Any], can_mark: bool, loss_on: str | None, chosen: str, tmp_path: Path
+) -> None:
     found = load(tmp_path, [row], can_mark=can_mark, loss_on=loss_on)
     assert found.loss_on == chosen
     assert (found.loss_reason == "as the recipe says") == (loss_on is not None)

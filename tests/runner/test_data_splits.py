@@ -83,7 +83,9 @@ def test_held_out_rows_never_train() -> None:
     assert len(times(held.origins) | times(part.origins)) >= 50 + held.held_out[1]
 
 
-@pytest.mark.parametrize(("rows", "fraction", "held"), [(2, 0.01, 1), (2, 0.99, 1), (3, 0.5, 2), (1000, 0.05, 50)])
+@pytest.mark.parametrize(
+    ("rows", "fraction", "held"), [(2, 0.01, 1), (2, 0.99, 1), (3, 0.5, 2), (1000, 0.05, 50)]
+)
 def test_a_fraction_leaves_rows_on_both_sides(rows: int, fraction: float, held: int) -> None:
     _, part = split((source(rows),), fraction=fraction)
     assert part is not None and len(part.origins) == held
@@ -112,15 +114,27 @@ def test_counts_add_up_over_random_configurations() -> None:
     chance = random.Random(9)
     for seed in range(150):
         sources = tuple(
-            source(chance.randint(0, 9), name, bad=chance.randint(0, 3), completion=chance.choice(["", "yes " * 20]))
+            source(
+                chance.randint(0, 9),
+                name,
+                bad=chance.randint(0, 3),
+                completion=chance.choice(["", "yes " * 20]),
+            )
             for name in "abc"[: chance.randint(1, 3)]
         )
         weights = [chance.choice([0.2, 0.3, 1.0, 1.0, 2.0, 2.5]) for _ in sources]
         rows = sum(len(one.examples) for one in sources)
         fraction = chance.choice([None, 0.1, 0.5]) if rows > 1 else None
-        other = (source(chance.randint(0, 5), "d", bad=1),) if fraction is None and chance.random() < 0.5 else ()
-        part, held = split(sources, weights, fraction, seed, other, [chance.choice([0.5, 1.0, 2.5])] * len(other))
-        cut = {"max_length": chance.choice([None, 4, 12]), "truncation_mode": chance.choice(["keep_start", "keep_end"])}
+        other = (
+            (source(chance.randint(0, 5), "d", bad=1),) if fraction is None and chance.random() < 0.5 else ()
+        )
+        part, held = split(
+            sources, weights, fraction, seed, other, [chance.choice([0.5, 1.0, 2.5])] * len(other)
+        )
+        cut = {
+            "max_length": chance.choice([None, 4, 12]),
+            "truncation_mode": chance.choice(["keep_start", "keep_end"]),
+        }
         for one in (part, held):
             if one is None:
                 continue
@@ -148,10 +162,16 @@ def test_rows_that_train_nothing_are_dropped_and_counted() -> None:
 def test_truncation_keeps_the_asked_side() -> None:
     part, _ = split((source(6, loss_on="all"),))
     whole = encode(part)
-    start, end = (encode(part, max_length=8, truncation_mode=mode) for mode in ("keep_start", "keep_end"))
+    start, end = (encode(part, max_length=6, truncation_mode=mode) for mode in ("keep_start", "keep_end"))
     for i, row in enumerate(whole):
-        assert start[i].ids.tolist() == row.ids.tolist()[:8] and start[i].labels.tolist() == row.labels.tolist()[:8]
-        assert end[i].ids.tolist() == row.ids.tolist()[-8:] and end[i].labels.tolist() == row.labels.tolist()[-8:]
+        assert (
+            start[i].ids.tolist() == row.ids.tolist()[:6]
+            and start[i].labels.tolist() == row.labels.tolist()[:6]
+        )
+        assert (
+            end[i].ids.tolist() == row.ids.tolist()[-6:]
+            and end[i].labels.tolist() == row.labels.tolist()[-6:]
+        )
         assert start[i].full_length == len(row.ids) and start[i].truncated and not row.truncated
     assert count_rows(start, part)[0].truncated == 6
 

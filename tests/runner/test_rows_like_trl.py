@@ -23,17 +23,32 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    CohereTokenizer,
+    GemmaTokenizer,
+    GPT2Tokenizer,
+    GPTNeoXTokenizer,
+    LlamaTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import common_prefix_length
 
 from ftrun.checks.rows import IGNORED
-from ftrun.checks.stages import AtData
+from ftrun.checks.stages import AtEnvironment
 from ftrun.runner.data.rendering import Rendered
 from ftrun.runner.data.tokens import encode_whole, encode_words, tokenise, whole_offsets
 from ftrun.runner.data.words import PATTERNS, open_words
+from ftrun.runner.methods.sft import build_data
 from ftrun.runner.preflight import ascend
 from ftrun.runner.tiny import locate
+
+# TRL and transformers warn of settings that nobody here made; pairs of this file are what is compared.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 Rows = list[dict[str, Any]]
 GPT_4, QWEN_2 = PATTERNS[1], PATTERNS[2]
@@ -126,8 +141,9 @@ def sentencepiece(**components: Any) -> Tokenizer:
     taught.pre_tokenizer = pre_tokenizers.Metaspace()
     taught.train_from_iterator(TEXTS, trainer)
     model = json.loads(taught.to_str())["model"]
-    vocabulary = model["vocab"] | {f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}
-    merges = [tuple(pair) for pair in model["merges"]]
+    further = ["▁▁", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = model["vocab"] | {token: len(model["vocab"]) + i for i, token in enumerate(further)}
+    merges = [("▁", "▁"), *(tuple(pair) for pair in model["merges"])]
     bytes_known = models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     backend = Tokenizer(bytes_known)
     backend.add_special_tokens(SPECIAL)
@@ -198,6 +214,9 @@ TOKENIZERS: Mapping[str, Callable[[], Tokenizer]] = {
     "byte level, prefix": lambda: byte_level(trim=True, prefix=True),
     "qwen": qwen,
     "llama 3": llama_3,
+    "qwen 3.5": lambda: split_by(PATTERNS[3]),
+    "gpt 4o": lambda: split_by(PATTERNS[4]),
+    "mistral nemo": lambda: split_by(PATTERNS[5]),
     "starcoder": starcoder,
     "phi 3": phi_3,
     "appends eos": ends_texts,
@@ -208,7 +227,7 @@ TOKENIZERS: Mapping[str, Callable[[], Tokenizer]] = {
     "unigram": unigram,
     "word piece": word_piece,
 }
-BY_WORDS = tuple(TOKENIZERS)[:10]
+BY_WORDS = tuple(TOKENIZERS)[:13]
 """Those whose words are encoded once."""
 
 
@@ -270,9 +289,9 @@ def by_ftrun(
     }
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe), encoding="utf-8")
-    ascent = ascend(path, checks=(), folder=lambda file: folder, upto=AtData, needed=AtData)
-    assert isinstance(ascent.at, AtData), ascent.report.results
-    return listed(ascent.at.train_dataset)
+    ascent = ascend(path, checks=(), folder=lambda file: folder, upto=AtEnvironment, needed=AtEnvironment)
+    assert isinstance(ascent.at, AtEnvironment), ascent.report
+    return listed(build_data(ascent.at).train_dataset)
 
 
 def listed(dataset: Dataset) -> list[tuple[list[int], list[int]]]:
@@ -375,31 +394,21 @@ def test_conversations(kind: str, tmp_path: Path) -> None:
     assert_alike(WITH_TOOLS, tokenizer, tmp_path, "assistant")
 
 
-TEMPLATES = (
-    "cohere",
-    "cohere2",
-    "deepseek_r1_distill",
-    "deepseekv3",
-    "gemma",
-    "gemma3",
-    "glm4moe",
-    "gptoss",
-    "lfm2",
-    "llama3",
-    "phi3",
-    "phi3_5",
-    "qwen2_5",
-    "qwen3",
-    "qwen3_5_nothink",
-    "qwen3_instruct_2507",
+TEMPLATES = sorted(
+    file.name.removesuffix("_training.jinja")
+    for file in files("trl").joinpath("chat_templates").iterdir()
+    if file.name.endswith("_training.jinja")
+    and not file.name.startswith("llava")  # which takes no plain text
 )
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_templates_that_trl_ships(template: str, tmp_path: Path) -> None:
-    plain = [row for row in CHATS if row["messages"][0]["role"] != "system"]
-    assert_alike(plain, load_for(template), tmp_path, "assistant")
-    assert_alike(plain, load_for(template), tmp_path, "completion", trl_rows=as_pairs(plain))
+    # Some refuse a system message, and some write a preamble of more tokens than are kept by default.
+    chats = [{"messages": [one for one in row["messages"] if one["role"] != "system"]} for row in CHATS]
+    assert_alike(chats, load_for(template), tmp_path, "assistant", max_length=8192)
+    pairs = as_pairs(chats)
+    assert_alike(chats, load_for(template), tmp_path, "completion", trl_rows=pairs, max_length=8192)
 
 
 def test_sharegpt(tmp_path: Path) -> None:
@@ -407,18 +416,18 @@ def test_sharegpt(tmp_path: Path) -> None:
         {"conversations": [{"from": one["role"], "value": one["content"]} for one in row["messages"]]}
         for row in CHATS
     ]
-    assert_alike(rows, load_for("qwen2_5"), tmp_path, "assistant")
+    assert_alike(rows, load_for("qwen2_5"), tmp_path, "all")
+    assert_alike(rows, load_for("qwen2_5"), tmp_path, "assistant", trl_rows=CHATS)
 
 
 def test_alpaca(tmp_path: Path) -> None:
     rows = [{"instruction": "Name the room.", "input": "The lamp.", "output": "Room 12."}]
     asked = [{"role": "user", "content": "Name the room.\nThe lamp."}]
     chat = [{"prompt": asked, "completion": [{"role": "assistant", "content": "Room 12."}]}]
-    assert_alike(rows, load_for("qwen2_5"), tmp_path, "completion", trl_rows=chat)
+    assert_alike(rows, load_for("qwen2_5"), tmp_path / "chat", "completion", trl_rows=chat)
     headed = "### Instruction:\nName the room.\n\n### Input:\nThe lamp.\n\n### Response:\n"
-    assert_alike(
-        rows, load("qwen"), tmp_path, "completion", trl_rows=[{"prompt": headed, "completion": "Room 12."}]
-    )
+    plain = [{"prompt": headed, "completion": "Room 12."}]
+    assert_alike(rows, load("qwen"), tmp_path / "plain", "completion", trl_rows=plain)
 
 
 # What is done to the rows after
@@ -518,6 +527,18 @@ def test_any_boundary(kind: str) -> None:
     if words is not None:
         assert [tuple(row) for row in encode_words(rows, words)] == expected
         assert [tuple(row) for row in encode_words(rows, words)] == expected, "with every word known"
+
+
+def test_tokenizers_of_transformers_are_encoded_by_words() -> None:
+    kinds = (CohereTokenizer, GPT2Tokenizer, GPTNeoXTokenizer, Qwen2Tokenizer)
+    pieces = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "▁", "a", "▁a", "▁▁"])}
+    merges = [("▁", "a"), ("▁", "▁")]
+    tokenizers = [kind() for kind in kinds]
+    tokenizers += [kind(vocab=pieces, merges=merges) for kind in (LlamaTokenizer, GemmaTokenizer)]
+    assert all(open_words(one.backend_tokenizer, ()) is not None for one in tokenizers)
+    # A token with a space after another character may reach across the end of a word.
+    across = LlamaTokenizer(vocab=pieces | {"a▁": len(pieces)}, merges=[("a", "▁"), *merges])
+    assert open_words(across.backend_tokenizer, ()) is None
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

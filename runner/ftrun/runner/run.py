@@ -197,7 +197,9 @@ def _finish(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
         run.log_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "answers.jsonl")
         for name, value in metrics.items():
             shown = name.removeprefix("eval/").replace("_", " ")
-            out.print(f"{shown}: {value:.1%} of {len(table)} held-out rows ({time.monotonic() - began:.1f} s)")
+            out.print(
+                f"{shown}: {value:.1%} of {len(table)} held-out rows ({time.monotonic() - began:.1f} s)"
+            )
     out.print(f"the model is in {model}")
 
 

@@ -36,5 +36,5 @@ def digest_rows(rows: Rows) -> str:
     """
     digest = hashlib.sha256()
     for array in (rows.ids, rows.labels, rows.starts):
-        digest.update(array.tobytes())
+        digest.update(array.data)
     return digest.hexdigest()

@@ -30,6 +30,9 @@ REFUSED: Mapping[str, str] = {
 }
 """Endings that people give as data, and what to do with such a file."""
 
+DECODER = json.JSONDecoder()
+SPACE = re.compile(r"[ \t\n\r]*")
+
 LONGEST_FIELD = 2**31 - 1
 """Characters in one field of a CSV file; the csv module's own limit, 131,072, is less than a long document."""
 
@@ -95,13 +98,18 @@ def _undecodable(path: Path) -> str:
 
 
 def _read_json(path: Path) -> Iterator[Numbered]:
-    """JSON Lines, or one JSON list. The first character tells which: many name JSON Lines `.json`."""
+    """JSON Lines, one JSON list, or objects over several lines; the start tells which, not the ending."""
     with path.open("rb") as file:
         start = _skip_mark(file)
         file.seek(start)
-        is_list = file.read(65536).lstrip().startswith(b"[")
+        first = next((line.strip() for line in file if line.strip()), b"")
         file.seek(start)
-        yield from _read_list(file.read().decode()) if is_list else _read_lines(file)
+        if first.startswith(b"["):
+            yield from _read_list(file.read().decode())
+        elif first == b"{":
+            yield from _read_objects(file.read().decode())
+        else:
+            yield from _read_lines(file)
 
 
 def _skip_mark(file: BinaryIO) -> int:
@@ -127,31 +135,43 @@ def _read_lines(file: BinaryIO) -> Iterator[Numbered]:
 
 
 def _read_list(text: str) -> Iterator[Numbered]:
-    decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[ \t\n\r]*").match
-    escaped = r"\ud" in text or r"\uD" in text
-
-    def after_space(position: int) -> int:
-        match = skip(text, position)
-        return match.end() if match else position
-
-    position = after_space(text.index("[") + 1)
+    position = _after_space(text, text.index("[") + 1)
     number = 0
     while text[position : position + 1] != "]":
         number += 1
-        try:
-            row, position = decode(text, position)
-        except ValueError as error:
-            raise DataError(f"is not a JSON list: row {number}: {error}") from error
-        yield number, _halved(number) if escaped and _is_halved(row) else row
-        position = after_space(position)
+        row, position = _read_value(text, position, number)
+        yield number, row
         if text[position : position + 1] == ",":
-            position = after_space(position + 1)
+            position = _after_space(text, position + 1)
         elif text[position : position + 1] != "]":
             raise DataError(f"is not a JSON list: neither a comma nor a bracket follows row {number}")
-    if after_space(position + 1) != len(text):
+    if _after_space(text, position + 1) != len(text):
         raise DataError(
             'goes on after the list that it starts with; rows are lines such as {"messages": […]}'
         )
+
+
+def _read_objects(text: str) -> Iterator[Numbered]:
+    position, number = _after_space(text, 0), 0
+    while position < len(text):
+        number += 1
+        row, position = _read_value(text, position, number)
+        yield number, row
+
+
+def _read_value(text: str, position: int, number: int) -> tuple[Any, int]:
+    """The value that begins at a position, and where the text goes on after it and its white space."""
+    try:
+        row, end = DECODER.raw_decode(text, position)
+    except ValueError as error:
+        raise DataError(f"is not JSON: row {number}: {error}") from error
+    escaped = r"\ud" in text[position:end].lower()
+    return _halved(number) if escaped and _is_halved(row) else row, _after_space(text, end)
+
+
+def _after_space(text: str, position: int) -> int:
+    match = SPACE.match(text, position)
+    return match.end() if match else position
 
 
 def _is_halved(row: Any) -> bool:

@@ -80,10 +80,10 @@ def _encode(
     }
     ways: list[Way] = []
     if words is not None:
-        ways.append(lambda rows: _encode_words(rows, words))
+        ways.append(lambda rows: encode_words(rows, words))
     if tokenizer.is_fast:
         # The tokenizer, just called, left its backend without truncation and padding.
-        ways.append(lambda rows: _encode_whole(rows, tokenizer.backend_tokenizer))
+        ways.append(lambda rows: encode_whole(rows, tokenizer.backend_tokenizer))
     for way in ways:
         encoded = way(rows)
         if all(encoded[i].ids == ids for i, ids in compared.items()):
@@ -91,7 +91,8 @@ def _encode(
     return [_encode_slow(row, tokenizer) for row in rows]
 
 
-def _encode_words(rows: Sequence[Rendered], words: Words) -> list[Encoded]:
+def encode_words(rows: Sequence[Rendered], words: Words) -> list[Encoded]:
+    """Rows by their words, each of which is encoded once."""
     before, after = _read_frame(words.backend)
     encoded = []
     for row in rows:
@@ -119,7 +120,7 @@ def _read_frame(backend: Any) -> tuple[list[int], list[int]]:
     return probe.ids[: own[0]], probe.ids[own[-1] + 1 :]
 
 
-def _encode_whole(rows: Sequence[Rendered], backend: Any) -> list[Encoded]:
+def encode_whole(rows: Sequence[Rendered], backend: Any) -> list[Encoded]:
     """Rows in batches, and the prompts of those that have one in batches too."""
     encoded: dict[int, Encoded] = {}
     for special in {row.special_tokens for row in rows}:

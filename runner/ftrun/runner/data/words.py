@@ -41,8 +41,8 @@ CUT, END = "\0", "\1"
 LONGEST = 64
 """Characters of a word that is remembered; what is longer hardly comes twice."""
 
-MOST = 1_000_000
-"""Words remembered at a time, in about 200 MB."""
+MOST = 500_000
+"""Words remembered at a time, in about 150 MB."""
 
 
 class Cut(NamedTuple):
@@ -96,12 +96,11 @@ def _read(component: Any, name: str) -> list[dict[str, Any]]:
 def _cuts_by_pattern(cuts: list[dict[str, Any]]) -> bool:
     if not cuts or any(one["type"] != "Digits" for one in cuts[:-1]):
         return False
-    if cuts[-1]["type"] == "Split":
-        return cuts[-1]["pattern"].get("Regex") in PATTERNS and cuts[-1]["behavior"] in (
-            "Isolated",
-            "Removed",
-        )
-    return cuts[-1]["type"] == "ByteLevel"  # by GPT-2's pattern
+    last = cuts[-1]
+    if last["type"] == "ByteLevel":
+        return True  # by GPT-2's pattern
+    known = last["type"] == "Split" and last["pattern"].get("Regex") in PATTERNS
+    return known and last["behavior"] in ("Isolated", "Removed")
 
 
 def _writes_spaces(normalizers: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> bool:
@@ -115,18 +114,17 @@ def _writes_spaces(normalizers: list[dict[str, Any]], cuts: list[dict[str, Any]]
 
 def _keeps_spaces_first(backend: Any) -> bool:
     """Whether no token of a BPE has a SPACE after another character, so that no merge reaches across one."""
-    if (
-        type(backend.model).__name__ != "BPE"
-        or backend.model.ignore_merges
-        or backend.model.end_of_word_suffix
-    ):
+    model = backend.model
+    if type(model).__name__ != "BPE" or model.ignore_merges:
+        return False
+    if model.continuing_subword_prefix or model.end_of_word_suffix:
         return False
     vocabulary = backend.get_vocab(with_added_tokens=False)
     return SPACE in vocabulary and all(SPACE not in token.lstrip(SPACE) for token in vocabulary)
 
 
 class Unclean(LookupError):
-    """A word ends with white space, which might belong to the next."""
+    """A word ends with white space, or with a token that takes what follows: it may not end there."""
 
 
 class Words(dict[str, tuple[int, ...]]):
@@ -152,10 +150,9 @@ class Words(dict[str, tuple[int, ...]]):
             raise Unclean(word)
         text = word.removesuffix(END)
         ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
-        if len(self) >= MOST:
-            self.clear()
-            self.inside.clear()
         if len(word) <= LONGEST:
+            if len(self) >= MOST:
+                self.clear()
             self[word] = ids
         return ids
 
@@ -195,6 +192,7 @@ class Words(dict[str, tuple[int, ...]]):
     def count_common(self, prompt: str, whole: Cut) -> int:
         """How many tokens a prompt by itself and the whole have in common from the start."""
         words, ids = self.cut(prompt)
+        # Only the last word of a prompt may go on in the whole.
         known = len(words) - 1
         if words[:known] != whole.words[:known]:
             known = 0
@@ -216,6 +214,8 @@ class Words(dict[str, tuple[int, ...]]):
     def _locate_within(self, word: str, character: int) -> int | None:
         key = word, character
         if key not in self.inside:
+            if len(self.inside) >= MOST:
+                self.inside.clear()
             encoding = self.backend.encode(word.removesuffix(END), add_special_tokens=False)
             self.inside[key] = encoding.char_to_token(character)
         return self.inside[key]
