@@ -80,6 +80,7 @@ def main() -> None:
     print(
         f"total: {statistics.median(row[1] for row in rows):+.1f} s besides preflight (median of {pairs} pairs)"
     )
+    shutil.rmtree(output)
 
 
 def run_ftrun(output: Path) -> dict[str, Any]:

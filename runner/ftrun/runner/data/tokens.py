@@ -107,7 +107,7 @@ def encode_words(rows: Sequence[Rendered], words: Words) -> list[Encoded]:
             first = len(before) if row.special_tokens else 0
             trained = [(first + words.count_common(row.prompt, cut), len(ids))]
         elif row.spans is not None:
-            token_of = words.locate(row.text, cut)
+            token_of = words.locate(cut)
             trained = [_tokens_of(span, token_of) for span in row.spans]
         encoded.append(Encoded(ids, trained))
     return encoded

@@ -173,12 +173,9 @@ class Words(dict[str, tuple[int, ...]]):
     def _split(self, text: str) -> list[str]:
         if CUT in text or END in text or (self.reserved and self.reserved in text):
             return [text + END]
-        return f"{self._mark(text)}{END}".replace(" ", f"{CUT} ").split(CUT)
-
-    def _mark(self, text: str) -> str:
         for special in self.specials:
             text = text.replace(special, f"{END}{CUT}{special}{END}{CUT}")
-        return text
+        return f"{text}{END}".replace(" ", f"{CUT} ").split(CUT)
 
     def _join(self, words: Sequence[str]) -> list[str]:
         """The words of which none is unclean: such a one goes on to the end of the next."""
@@ -204,19 +201,14 @@ class Words(dict[str, tuple[int, ...]]):
         shared = sum(map(len, ids[:known]))
         return shared + count_common([*chain(*ids[known:])], [*chain(*whole.ids[known:])])
 
-    def locate(self, text: str, cut: Cut) -> Callable[[int], int | None]:
+    def locate(self, cut: Cut) -> Callable[[int], int | None]:
         """A function that gives the token that holds a character of the text; None where there is none."""
-        words = cut.words
-        starts = [0, *accumulate(map(len, words))]
+        starts = [0, *accumulate([len(word) - (word[-1:] == END) for word in cut.words])]
         tokens = [0, *accumulate(map(len, cut.ids))]
 
         def token_of(character: int) -> int | None:
-            # Words are longer than the text by the marks at their ends.
-            place = character + (self._mark(text[:character]).count(END) if len(words) > 1 else 0)
-            index = bisect_right(starts, place) - 1
-            if words[index][place - starts[index]] == END:
-                index, place = index + 1, starts[index + 1]  # the character begins a special token
-            within = self._locate_within(words[index], place - starts[index])
+            index = bisect_right(starts, character) - 1
+            within = self._locate_within(cut.words[index], character - starts[index])
             return None if within is None else tokens[index] + within
 
         return token_of
