@@ -149,9 +149,7 @@ class Words(dict[str, tuple[int, ...]]):
         if not word.endswith(END) and not self._is_clean(word):
             raise Unclean(word)
         text = word.removesuffix(END)
-        ids = self.get(text)
-        if ids is None:
-            ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
+        ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
         if len(word) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
