@@ -3,7 +3,7 @@
 python .ci/generate.py            writes them
 python .ci/generate.py --check    names each stale one and exits 1
 
-tables/sft.json, tables/lora.json   what `training:` and `model.lora:` may say, from the installed TRL,
+tables/METHOD.json, tables/lora.json what `training:` and `model.lora:` may say, from the installed TRL,
                                     transformers and PEFT: names, types, defaults and help are the
                                     libraries' own; refusals and bounds stand in .ci/tables.py
 recipe.schema.json                  the JSON Schema of a recipe, from the models of every method
@@ -80,12 +80,14 @@ def describe_recipe(model: Any, method: str, tables: Mapping[str, Fragment]) -> 
     title = f"{method.capitalize()}Training"
     sections[title] = close(tables[method])
     sections["Lora"] = close(tables["lora"])
-    training, lora = recipe["properties"]["training"], sections["Model"]["properties"]["lora"]
+    training = recipe["properties"]["training"]
     recipe["properties"]["training"] = {"$ref": f"#/$defs/{title}", "description": training["description"]}
-    sections["Model"]["properties"]["lora"] = {
-        "anyOf": [{"$ref": "#/$defs/Lora"}, {"type": "null"}],
-        "description": lora["description"],
-    }
+    for section in sections.values():
+        if lora := section.get("properties", {}).get("lora"):
+            section["properties"]["lora"] = {
+                "anyOf": [{"$ref": "#/$defs/Lora"}, {"type": "null"}],
+                "description": lora["description"],
+            }
 
     demanded = lift_required(recipe, sections)
     recipe["properties"] = {"extends": EXTENDS, **recipe["properties"]}

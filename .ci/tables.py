@@ -21,7 +21,7 @@ Fragment = dict[str, Any]
 
 # What to use instead → the keys. A key is refused when ftrun decides it, or when it would have no effect.
 REFUSED = {
-    "sft": {
+    "trainer": {
         "Set `output`: run folders go there.": "output_dir",
         "Leave it out: ftrun records every run in MLflow, as `tracking` says.": "report_to project "
         "trackio_space_id trackio_bucket_id trackio_static_space_id",
@@ -40,14 +40,10 @@ REFUSED = {
         "Leave it out: ftrun prepares the rows itself.": "dataset_kwargs dataset_num_proc "
         "remove_unused_columns",
         "Leave it out: lengths are counted from the tokens.": "length_column_name",
-        "Set `data.loss_on`: completion, assistant or all.": "completion_only_loss assistant_only_loss",
         "Leave it out: evaluation computes the loss alone, so this has no effect. "
         "`evaluation.exact_match` compares answers.": "label_names include_for_metrics batch_eval_metrics "
         "prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps",
         "Leave it out: TRL deprecates it, and the tokenizer brings its own.": "pad_token",
-        "Set `model_init_kwargs: {use_kernels: true}`: TRL deprecates Liger for SFT.": "use_liger_kernel "
-        "liger_kernel_config",
-        "Leave it out: TRL deprecates label smoothing for SFT, with no successor.": "label_smoothing_factor",
         "Set `gradient_checkpointing`, TRL's name for it.": "activation_checkpointing",
         "Set `gradient_checkpointing_kwargs`, TRL's name for it.": "activation_checkpointing_kwargs",
         "Leave it out: TRL keeps the cache off in every training step.": "use_cache",
@@ -56,6 +52,29 @@ REFUSED = {
         "Leave it out: ftrun shows progress itself.": "disable_tqdm",
         "Leave it out: the launcher says it, in LOCAL_RANK.": "local_rank",
         "Leave it out: it takes a Python object. Set `fsdp` or `deepspeed`.": "parallelism_config",
+    },
+    "sft": {
+        "Set `data.loss_on`: completion, assistant or all.": "completion_only_loss assistant_only_loss",
+        "Set `model_init_kwargs: {use_kernels: true}`: TRL deprecates Liger for SFT.": "use_liger_kernel "
+        "liger_kernel_config",
+        "Leave it out: TRL deprecates label smoothing for SFT, with no successor.": "label_smoothing_factor",
+    },
+    "reward": {
+        "Leave it out: Liger's kernels are for the loss of a language model.": "use_liger_kernel "
+        "liger_kernel_config",
+        "Leave it out: the loss compares two scores, and no label is smoothed.": "label_smoothing_factor",
+    },
+    "dpo": {
+        "Set `model_init_kwargs: {use_kernels: true}`: TRL deprecates Liger for DPO.": "use_liger_kernel "
+        "liger_kernel_config",
+        "Set `label_smoothing`: this one is for the loss of a language model.": "label_smoothing_factor",
+        "Leave it out: TRL's DPOTrainer ignores it since a rewrite, and pads.": "padding_free",
+    },
+    "ppo": {
+        "Leave it out: Liger's kernels are for the loss of a language model.": "use_liger_kernel "
+        "liger_kernel_config",
+        "Leave it out: the losses of PPO have no labels to smooth.": "label_smoothing_factor",
+        "Leave it out: it is for the inputs of a language model's own loss.": "neftune_noise_alpha",
     },
     "lora": {
         "Leave it out: `method` decides it.": "task_type",
@@ -87,12 +106,24 @@ BOUNDS: dict[str, Fragment] = {
     "seed": {"minimum": 0, "maximum": 2**32 - 1},  # NumPy's range, which set_seed feeds
 }
 
+DPO_LOSSES = (
+    "sigmoid|hinge|ipo|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|apo_zero|apo_down|discopop|sft"
+    "|sigmoid_norm"
+)
+"""The names that TRL's `DPOTrainer` knows; its config takes any text."""
+
 # Where the type hint says less, or more, than the library takes. None takes a keyword away.
 CORRECTIONS: dict[str, Fragment] = {
     "debug": {"type": "string", "enum": ["", "underflow_overflow"], "items": None},
     "fsdp": {"type": ["boolean", "null"]},  # the string is deprecated; options are in fsdp_config
     "include_num_input_tokens_seen": {"enum": [True, False, "all", "non_padding", "no"]},
-    "loss_type": {"enum": ["nll", "dft"]},  # chunked_nll is a deprecated name of nll
+    "sft.loss_type": {"enum": ["nll", "dft"]},  # chunked_nll is a deprecated name of nll
+    "dpo.loss_type": {
+        "type": ["string", "array"],
+        "pattern": f"^({DPO_LOSSES})$",
+        "items": {"type": "string", "enum": DPO_LOSSES.split("|")},
+    },
+    "dpo.f_divergence_type": {"enum": ["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]},
     "pad_to_multiple_of": {"minimum": 1, "pattern": "^auto$"},
     "rank_pattern": {"additionalProperties": {"type": "integer", "minimum": 1}},
     "alpha_pattern": {"additionalProperties": {"type": "number", "minimum": 0}},
@@ -134,24 +165,31 @@ HELP = {
 
 
 def make_tables() -> dict[str, Fragment]:
-    """The tables of the installed SFTConfig (`sft`) and LoraConfig (`lora`)."""
+    """The tables of the configs of every method, and of LoraConfig (`lora`)."""
     from peft import LoraConfig
-    from trl import SFTConfig
+    from trl import DPOConfig, RewardConfig, SFTConfig
 
-    return {
-        "sft": make_table(SFTConfig, REFUSED["sft"], ("trl", "transformers")),
-        "lora": make_table(LoraConfig, REFUSED["lora"], ("peft",)),
+    configs = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig}
+    tables = {
+        method: make_table(method, config, {**REFUSED["trainer"], **REFUSED[method]}, ("trl", "transformers"))
+        for method, config in configs.items()
     }
+    return {**tables, "lora": make_table("lora", LoraConfig, REFUSED["lora"], ("peft",))}
 
 
-def make_table(config: type, reasons: Mapping[str, str], packages: Iterable[str]) -> Fragment:
-    refused = {key: reason for reason, keys in reasons.items() for key in keys.split()}
+def make_table(name: str, config: type, reasons: Mapping[str, str], packages: Iterable[str]) -> Fragment:
+    known = {field.name for field in dataclasses.fields(config)}
+    refused = {key: reason for reason, keys in reasons.items() for key in keys.split() if key in known}
     made_from = {package: version(package) for package in packages}
-    return {"made_from": made_from, "fields": describe_fields(config, without=refused), "refused": refused}
+    fields = describe_fields(config, without=refused, name=name)
+    return {"made_from": made_from, "fields": fields, "refused": refused}
 
 
-def describe_fields(config: type, without: Mapping[str, str]) -> dict[str, Fragment]:
-    """A fragment for each field of a dataclass, with its default and description."""
+def describe_fields(config: type, without: Mapping[str, str], name: str = "") -> dict[str, Fragment]:
+    """A fragment for each field of a dataclass, with its default and description.
+
+    `name` is that of the table, for corrections that hold in it alone.
+    """
     hints = typing.get_type_hints(config)
     json_text = getattr(config, "_VALID_DICT_FIELDS", ())
     fields = {}
@@ -163,16 +201,16 @@ def describe_fields(config: type, without: Mapping[str, str]) -> dict[str, Fragm
         hint = hints[field.name]
         if field.name in json_text:
             hint = functools.reduce(operator.or_, (one for one in typing.get_args(hint) if one is not str))
-        fields[field.name] = describe_field(field, hint)
+        fields[field.name] = describe_field(field, hint, name)
     return fields
 
 
-def describe_field(field: dataclasses.Field[Any], hint: Any) -> Fragment:
+def describe_field(field: dataclasses.Field[Any], hint: Any, table: str) -> Fragment:
     fragment = describe_type(hint)
     if choices := field.metadata.get("choices"):
         fragment["enum"] = [*choices, *([None] if "null" in fragment["type"] else [])]
     for names, bounds in (*BOUNDS.items(), *CORRECTIONS.items()):
-        if field.name in names.split():
+        if {field.name, f"{table}.{field.name}"} & {*names.split()}:
             fragment = {key: value for key, value in {**fragment, **bounds}.items() if value is not None}
     make_default = field.default_factory
     default = field.default if make_default is dataclasses.MISSING else make_default()

@@ -21,7 +21,8 @@ CALL = {"type": "function", "function": {"name": "find", "arguments": {"thing": 
 
 
 def convert(format: str, row: dict[str, Any], has_template: bool = True) -> dict[str, Any]:
-    return make_converter(format, has_template)(row)
+    (example,) = make_converter(format, has_template)(row)
+    return example
 
 
 GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -235,7 +236,13 @@ def load(
     loss_on = keys.pop("loss_on", None)
     source = Source(path="a.jsonl", **keys)
     return load_source(
-        source, "data.train.0", folder, loss_on=loss_on, has_template=has_template, can_mark_turns=can_mark
+        source,
+        "data.train.0",
+        folder,
+        method="sft",
+        loss_on=loss_on,
+        has_template=has_template,
+        can_mark_turns=can_mark,
     )
 
 

@@ -96,7 +96,13 @@ def test_a_first_look_agrees(name: str, tmp_path: Path) -> None:
     head = read_head(Source(path=name), "data.train.0", tmp_path)
     assert (head.place, head.problem) == ("file", None)
     loaded = load_source(
-        Source(path=name), "data.train.0", tmp_path, loss_on=None, has_template=False, can_mark_turns=False
+        Source(path=name),
+        "data.train.0",
+        tmp_path,
+        method="sft",
+        loss_on=None,
+        has_template=False,
+        can_mark_turns=False,
     )
     assert loaded.columns == ("prompt", "completion")
     assert head.columns == (None if name.endswith((".parquet", ".arrow")) else loaded.columns)
@@ -137,7 +143,13 @@ def test_values_are_neither_guessed_nor_filled_in(tmp_path: Path) -> None:
 def test_not_a_number_is_read_and_told_where_text_is_needed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": NaN}\n{"text": "ok"}\n', "utf-8")
     found = load_source(
-        Source(path="a.jsonl"), "k", tmp_path, loss_on=None, has_template=False, can_mark_turns=False
+        Source(path="a.jsonl"),
+        "k",
+        tmp_path,
+        method="sft",
+        loss_on=None,
+        has_template=False,
+        can_mark_turns=False,
     )
     assert [(bad.row, bad.reason) for bad in found.bad] == [(1, "column text must be text, found float")]
 
@@ -255,7 +267,15 @@ def test_unreadable_files(name: str, content: bytes, said: str, tmp_path: Path) 
 def test_empty_files(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content, "utf-8")
     with pytest.raises(DataError, match="holds no rows"):
-        load_source(Source(path=name), "k", tmp_path, loss_on=None, has_template=False, can_mark_turns=False)
+        load_source(
+            Source(path=name),
+            "k",
+            tmp_path,
+            method="sft",
+            loss_on=None,
+            has_template=False,
+            can_mark_turns=False,
+        )
     assert "holds no rows" in str(read_head(Source(path=name), "k", tmp_path).problem)
 
 
@@ -264,7 +284,13 @@ def test_one_object_around_the_rows_is_told(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps({"version": 1, "data": ROWS}, indent=indent), "utf-8")
         with pytest.raises(DataError, match=r"whose key data holds a list of 3 objects: .* write that list"):
             load_source(
-                Source(path=name), "k", tmp_path, loss_on=None, has_template=False, can_mark_turns=False
+                Source(path=name),
+                "k",
+                tmp_path,
+                method="sft",
+                loss_on=None,
+                has_template=False,
+                can_mark_turns=False,
             )
 
 

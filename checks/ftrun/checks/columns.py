@@ -15,6 +15,8 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "output": ("response", "answer", "completion", "target", "reply", "solution"),
     "messages": ("conversation", "dialogue", "dialog", "chat", "turns"),
     "conversations": (),
+    "chosen": ("preferred", "better", "accepted", "winner", "positive", "chosen_response"),
+    "rejected": ("dispreferred", "worse", "loser", "negative", "rejected_response"),
     "text": ("content", "body", "document", "passage", "article", "sentence"),
 }
 """What data sets on the hub call the columns that a format needs, the most usual first."""

@@ -35,7 +35,7 @@ def messages_of(example: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The messages of a conversation in their order; none for plain text."""
     if "messages" in example:
         return list(example["messages"])
-    return [*example["prompt"], *example["completion"]] if is_chat(example) else []
+    return [*example["prompt"], *example.get("completion", ())] if is_chat(example) else []
 
 
 def parts_of(example: Mapping[str, Any], loss_on: LossOn) -> tuple[Part, ...]:
@@ -44,7 +44,11 @@ def parts_of(example: Mapping[str, Any], loss_on: LossOn) -> tuple[Part, ...]:
         return (Part("text", example["text"], True),)
     if not is_chat(example):
         prompt = Part("prompt", example["prompt"], loss_on == "all")
-        return prompt, Part("completion", example["completion"], True)
+        return (
+            (prompt, Part("completion", example["completion"], True))
+            if "completion" in example
+            else (prompt,)
+        )
     messages = messages_of(example)
     first = len(example["prompt"]) if "prompt" in example else len(messages) - 1
     return tuple(
@@ -58,7 +62,7 @@ def _is_answer(role: str, in_completion: bool, is_pair: bool, loss_on: LossOn) -
     if loss_on == "completion":
         # What a pair calls its completion is one; of a conversation the last turn is, if it is an answer.
         return in_completion and (is_pair or role == "assistant")
-    return loss_on == "all" or role == "assistant"
+    return loss_on == "all" or (loss_on == "assistant" and role == "assistant")
 
 
 def texts_of(message: Mapping[str, Any]) -> Iterator[str]:

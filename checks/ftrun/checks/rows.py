@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
 
-LossOn = Literal["completion", "assistant", "all"]
+LossOn = Literal["completion", "assistant", "all", "nothing"]
+"""Which tokens are trained. `nothing`: rows are prompts, which a model is to answer while training."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,15 @@ class SourceRows:
     """The recipe's key, `data.train.0`."""
 
     format: str
-    """The format, recognised or given: messages, prompt_completion, alpaca, sharegpt or text."""
+    """The format, recognised or given, as `ftrun.schemas.formats` lists them."""
 
     columns: tuple[str, ...]
     """The columns of the file, as they are called there."""
 
     examples: Sequence[Mapping[str, Any]]
-    """Each row in one of TRL's shapes: {text}, {prompt, completion} or {messages}, with tools."""
+    """Each row in one of TRL's shapes: {text}, {prompt, completion} or {messages}, with tools; or {prompt}.
+
+    A pair of answers is two examples, the chosen one before the rejected one, of one prompt."""
 
     numbers: Sequence[int]
     """The row in the file of each example, from 1."""
@@ -78,13 +81,16 @@ class SourceRows:
     loss_reason: str
     """Why: as the recipe says, or what follows from the format."""
 
+    sides: int = 1
+    """Examples that a row of the file becomes: 2 where it is a pair of answers."""
+
 
 @dataclass(frozen=True)
 class SourceCount:
     """What became of the rows of one source in one split.
 
-    read = unreadable + held_out + unused + kept + fully_masked − repeated, and kept is what the data
-    loader feeds (before packing).
+    read = unreadable + held_out + unused + kept + fully_masked + too_long − repeated, and kept is what the
+    data loader feeds (before packing). A pair of answers counts as one row.
     """
 
     label: str
@@ -99,6 +105,8 @@ class SourceCount:
     """Extra copies made by a weight over 1."""
     fully_masked: int = 0
     """Rows dropped because no token of them would be trained."""
+    too_long: int = 0
+    """Rows dropped because they are longer than the longest that is taken, and are never cut."""
     kept: int = 0
     truncated: int = 0
     """Of the kept rows, those cut at `max_length`."""
@@ -108,7 +116,8 @@ class SourceCount:
     @property
     def adds_up(self) -> bool:
         """Whether every row read is accounted for."""
-        used = self.unreadable + self.held_out + self.unused + self.kept + self.fully_masked
+        dropped = self.fully_masked + self.too_long
+        used = self.unreadable + self.held_out + self.unused + self.kept + dropped
         return self.read + self.repeated == used
 
 
@@ -135,6 +144,7 @@ class Row:
 class Rows:
     """All rows of a split, in the order in which the data set holds them.
 
+    Of pairs, row 2i is the chosen side of pair i and row 2i + 1 the rejected one, each whole with its prompt.
     Row i is `ids[starts[i]:starts[i + 1]]`, with `labels` at the same places: a token's own id where it
     is trained, −100 where it is not.
     """
@@ -151,6 +161,9 @@ class Rows:
     sources: tuple[SourceRows, ...]
     dropped: NDArray[np.int32]
     """Origins of the rows left out because no token of them would be trained: shape (dropped, 2)."""
+
+    too_long: NDArray[np.int32]
+    """Origins of the rows left out because they are too long, and are not cut: shape (too long, 2)."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -169,6 +182,11 @@ class Rows:
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def sides(self) -> int:
+        """Rows that stand together: 2 for pairs of answers."""
+        return max(source.sides for source in self.sources)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

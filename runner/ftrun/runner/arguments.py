@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +44,18 @@ def make_arguments(config: type[Config], at: AtEnvironment, folder: Path) -> Con
         return config(**{**decided, **{key: value for key, value in written.items() if key not in SPENT}})
     except (ValueError, TypeError, ImportError) as error:
         raise ModelError(f"training: {first_line(error)}") from error
+
+
+def count_steps(training: Mapping[str, Any], rows: int) -> int:
+    """Optimizer steps of a run over `rows` rows of its data set, by the arithmetic of
+    `Trainer.set_initial_training_values` on one process."""
+    if training["max_steps"] > 0:
+        return int(training["max_steps"])
+    batch = training["per_device_train_batch_size"]
+    batches = rows // batch if training["dataloader_drop_last"] else ceil(rows / batch)
+    updates: int = max(1, ceil(batches / training["gradient_accumulation_steps"]))
+    epochs: float = training["num_train_epochs"]
+    return ceil(epochs * updates)
 
 
 def choose_bf16(at: AtEnvironment) -> bool:

@@ -43,10 +43,10 @@ def _describe_data(at: AtData) -> Iterator[tuple[str, str]]:
             "Data",
             f"{source.label}: format {source.format}, loss on {source.loss_on} ({source.loss_reason})",
         )
-    packed = (
-        f", packed into {len(at.train_dataset):,} sequences" if len(at.train_dataset) != len(at.train) else ""
-    )
-    yield "Data", f"{len(at.train):,} training rows{packed}, {at.steps:,} steps"
+    rows = len(at.train) // at.train.sides
+    packed = f", packed into {len(at.train_dataset):,} sequences" if len(at.train_dataset) != rows else ""
+    what = "pairs" if at.train.sides == 2 else "prompts" if at.recipe.method == "ppo" else "rows"
+    yield "Data", f"{rows:,} training {what}{packed}, {at.steps:,} steps"
 
 
 def describe_count(count: SourceCount) -> str:
@@ -57,6 +57,7 @@ def describe_count(count: SourceCount) -> str:
         "held out": count.held_out,
         "left out by weight": count.unused,
         "without a trained token": count.fully_masked,
+        "too long": count.too_long,
     }
     parts += [f"− {number:,} {name}" for name, number in lost.items() if number]
     if count.repeated:

@@ -6,69 +6,19 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from ftrun.checks.columns import guess_columns
 from ftrun.runner.data.files import read_head
 from ftrun.runner.printing.text import make_console
 from ftrun.schemas.errors import DataError, FtrunError
-from ftrun.schemas.formats import COLUMNS, recognise, rename
+from ftrun.schemas.formats import FORMATS, describe_needs, recognise, rename
 from ftrun.schemas.load import load_recipe, method_names
 from ftrun.schemas.sections import Source
 
-EXAMPLE_ROWS = (
-    ("Where can I see my invoices?", "Open Account, then Billing. Every invoice is listed there as a PDF."),
-    ("How do I change my password?", "Open Account, then Security, and choose Change password."),
-    (
-        "Can I pause my subscription?",
-        "Yes. Open Account, then Plan, and choose Pause for up to three months.",
-    ),
-    ("Do you ship to Norway?", "Yes. Parcels to Norway take four to six working days."),
-    (
-        "The app shows an empty page.",
-        "Please update the app. If the page stays empty, sign out and in again.",
-    ),
-    (
-        "Can two people share an account?",
-        "Yes. Open Account, then People, and invite the second person by mail.",
-    ),
-    ("How long is the warranty?", "Two years from the day the parcel reaches you."),
-    (
-        "I sent the wrong item back.",
-        "No harm done. Write to us with both order numbers and we swap the parcels.",
-    ),
-)
-"""Rows for a recipe that is started without any: enough to see everything work, not to teach a model."""
-
-STARTER = """\
-# yaml-language-server: $schema=recipe.schema.json
-# The line above completes and checks this file in an editor, once `ftrun schema > recipe.schema.json` has run here.
-# Check it with `ftrun validate {file}`, see the rows with `ftrun preview {file}`, train with `ftrun {file}`.
-name: {name}
-method: sft
-
-model:
-  path: tiny                  # a toy that runs anywhere in seconds; then a hub id such as Qwen/Qwen3-0.6B
-  lora:                       # remove this section to train every weight
-    r: 16
-    lora_alpha: 32
-    target_modules: all-linear
-
-data:
-  train:
-    - path: {data}
-{source}  eval: {{fraction: 0.1}}      # held out, to see whether the model learns or memorises
-{loss}
-training:                     # any field of TRL's SFTConfig, by its own name
-  learning_rate: 2.0e-4       # about 2e-4 with LoRA, 2e-5 without
-  num_train_epochs: 3
-  per_device_train_batch_size: 8
-  warmup_steps: 0.05          # below 1: a share of all steps
-  max_length: 1024            # longer rows are cut; preflight says how many
-  eval_strategy: epoch
-  save_strategy: epoch
-  seed: 42
-"""
+UNSEEN = {"sft": "prompt_completion", "reward": "preference", "dpo": "preference", "ppo": "prompts"}
+"""The format that is assumed of a file whose columns a look does not tell."""
 
 LOSS = {
     "text": "  # every token of a text is trained",
@@ -92,8 +42,8 @@ def write_starter(method: str, data: Path | None, output: Path | None) -> int:
     console = make_console()
     if data is None:
         data = target.with_name(f"{target.stem}.jsonl")
-        _write_examples(data)
-        console.print(f"wrote {data}: {len(EXAMPLE_ROWS)} example rows to replace with your own")
+        count = _write_examples(method, data)
+        console.print(f"wrote {data}: {count} example rows to replace with your own")
     target.write_text(make_starter(method, data, target), encoding="utf-8")
     load_recipe(target)
     console.print(f"wrote {target}")
@@ -101,11 +51,17 @@ def write_starter(method: str, data: Path | None, output: Path | None) -> int:
     return 0
 
 
-def _write_examples(path: Path) -> None:
+def _write_examples(method: str, path: Path) -> int:
+    """Enough rows to see everything work, not to teach a model; returns how many."""
     if path.exists():
         raise FtrunError(f"{path} is there already; give it as DATA, or choose another name with --output")
-    rows = (json.dumps({"prompt": f"{prompt}\n", "completion": answer}) for prompt, answer in EXAMPLE_ROWS)
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    text = _read(f"{method}.jsonl")
+    path.write_text(text, encoding="utf-8")
+    return text.count("\n")
+
+
+def _read(name: str) -> str:
+    return (files("ftrun.runner") / "starters" / name).read_text(encoding="utf-8")
 
 
 def make_starter(method: str, data: Path, target: Path) -> str:
@@ -115,34 +71,34 @@ def make_starter(method: str, data: Path, target: Path) -> str:
         raise FtrunError(f"{data} is not there")
     if head.problem is not None:
         raise FtrunError(head.problem)
-    format, columns = _recognise(head.columns, data)
+    format, columns = _recognise(method, head.columns, data)
     source = ""
     if columns:
         mapping = ", ".join(f"{ours}: {json.dumps(theirs)}" for ours, theirs in columns.items())
         source = f"      columns: {{{mapping}}}   # the format's names, each with the name in your file\n"
-    return STARTER.format(
+    return _read(f"{method}.yaml").format(
         file=target,
         name=_make_name(data.stem, method),
         data=json.dumps(os.path.relpath(data, target.parent).replace(os.sep, "/")),
         source=source,
-        loss=LOSS[format],
+        loss=LOSS.get(format, ""),
     )
 
 
-def _recognise(columns: Sequence[str] | None, data: Path) -> tuple[str, dict[str, str]]:
-    """The format of the file, and the `columns:` that it needs; prompt and answer where a look does not tell."""
+def _recognise(method: str, columns: Sequence[str] | None, data: Path) -> tuple[str, dict[str, str]]:
+    """The format of the file, and the `columns:` that it needs; the method's usual one where a look does not tell."""
     if columns is None:
-        return "prompt_completion", {}
+        return UNSEEN[method], {}
     try:
-        return recognise(columns), {}
+        return recognise(columns, method), {}
     except DataError:
-        mapping = guess_columns(columns, COLUMNS, {})
+        mapping = guess_columns(columns, FORMATS[method], {})
     if mapping is None:
         raise FtrunError(
-            f"{data} has the columns {', '.join(columns)}, and no format fits them. A row needs text, or prompt "
-            "and completion, or messages; rename columns in the file, or write `columns:` into a recipe by hand"
+            f"{data} has the columns {', '.join(columns)}, and no format of {method} fits them. Formats "
+            f"need: {describe_needs(method)}; rename columns in the file, or write `columns:` into a recipe by hand"
         )
-    return recognise(rename(dict.fromkeys(columns), mapping)), mapping
+    return recognise(rename(dict.fromkeys(columns), mapping), method), mapping
 
 
 def _make_name(stem: str, method: str) -> str:

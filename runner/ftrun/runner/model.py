@@ -7,12 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftrun.checks.stages import Machine
+from ftrun.checks.stages import AtData, AtModel, Machine, widen
+from ftrun.runner.adapters import find_base, merge_adapter
 from ftrun.schemas.errors import ModelError, first_line
 from ftrun.schemas.sections import BaseRecipe, Model
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 
 def locate_model(recipe: BaseRecipe, folder: Path) -> str:
@@ -81,12 +82,12 @@ def read_chat_template(name: str, folder: Path) -> str:
 
 
 def load_config(model: Model, source: str) -> PretrainedConfig:
-    """The model's configuration, without its weights."""
+    """The model's configuration, without its weights; of an adapter folder that of its base."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(
-            source, revision=model.revision, trust_remote_code=model.trust_remote_code
+            find_base(source), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except Exception as error:  # a build boundary
         raise ModelError(f"model.path {model.path} cannot be loaded: {first_line(error)}") from error
@@ -103,7 +104,7 @@ def read_stop_ids(
     from transformers import GenerationConfig
 
     try:
-        generation = GenerationConfig.from_pretrained(source, revision=model.revision)
+        generation = GenerationConfig.from_pretrained(find_base(source), revision=model.revision)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
     declared = generation.eos_token_id
@@ -127,11 +128,15 @@ def choose_dtype(model: Model, machine: Machine) -> str:
 def load_model(
     recipe: BaseRecipe, source: str, machine: Machine
 ) -> tuple[PreTrainedModel, Mapping[str, tuple[str, ...]]]:
-    """The causal language model, and the names of weights that were missing, unexpected or of another shape."""
+    """The causal language model, and the names of weights that were missing, unexpected or of another shape.
+
+    An adapter folder is loaded as the plain model that it merges to (`ftrun.runner.adapters`).
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     model = recipe.model
+    source = merge_adapter(source, Path(recipe.output), trust_remote_code=model.trust_remote_code)
     kwargs: dict[str, Any] = {
         "revision": model.revision,
         "dtype": getattr(torch, choose_dtype(model, machine)),
@@ -187,3 +192,26 @@ def make_peft_config(lora: Mapping[str, Any]) -> Any:
         return LoraConfig(**{**lora, "task_type": "CAUSAL_LM"})
     except (TypeError, ValueError) as error:
         raise ModelError(f"model.lora: {first_line(error)}") from error
+
+
+def make_ready(at: AtData, trainer: Trainer, load_report: Mapping[str, tuple[str, ...]]) -> AtModel:
+    """The model stage around a trainer that is built: with its optimizer, and without its own printing."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dictionary; ftrun has its own lines
+    # Training makes its own scheduler; this one tells early where its settings do not fit.
+    trainer.create_optimizer_and_scheduler(at.steps)
+    return widen(
+        at,
+        AtModel,
+        trainer=trainer,
+        model=trainer.model,
+        load_report=load_report,
+        checkpoint_bytes=_checkpoint_bytes(trainer.model, full=at.recipe.model.lora is None),
+    )
+
+
+def _checkpoint_bytes(model: PreTrainedModel, *, full: bool) -> int:
+    """Bytes of the weights that are saved, and of two moments in the type of each trainable weight (AdamW)."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    return sum((full or trained) * size + 2 * trained * size for size, trained in sizes)

@@ -43,15 +43,16 @@ def preview_recipe(recipe: Path, *, rows: int, sets: Sequence[str]) -> int:
     console.print(_legend(console))
     for name, split in (("train", ascent.at.train), ("eval", ascent.at.eval)):
         if split is not None:
-            for row in _first_of_each(split, rows):
-                print_row(row, name, ascent.at.tokenizer, console)
+            for index in _first_of_each(split, rows):
+                side = ("chosen", "rejected")[index % 2] if split.sides == 2 else ""
+                print_row(split[index], f"{name} {side}".strip(), ascent.at.tokenizer, console)
     return 0
 
 
-def _first_of_each(rows: Rows, count: int) -> Iterator[Row]:
+def _first_of_each(rows: Rows, count: int) -> Iterator[int]:
+    """The places of the first rows of each source, with both sides of a pair."""
     for source in range(len(rows.sources)):
-        for index in (rows.origins[:, 0] == source).nonzero()[0][:count]:
-            yield rows[int(index)]
+        yield from (rows.origins[:, 0] == source).nonzero()[0][: count * rows.sides].tolist()
 
 
 def _legend(console: Console) -> Text:

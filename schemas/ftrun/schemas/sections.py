@@ -83,6 +83,20 @@ class Source(Section):
     """How often each row is seen per epoch: 2 repeats every row, 0.5 takes a random half (seeded)."""
 
 
+class PairSource(Source):
+    """Where pairs of answers come from."""
+
+    format: Literal["auto", "preference"] = "auto"  # type: ignore[assignment]  # a method's own formats
+    """What a row looks like: `preference`, an answer that is preferred and one that is not."""
+
+
+class PromptSource(Source):
+    """Where prompts come from."""
+
+    format: Literal["auto", "prompts"] = "auto"  # type: ignore[assignment]  # a method's own formats
+    """What a row looks like: `prompts`, a text or a list of messages that asks for an answer."""
+
+
 class Fraction(Section):
     """Rows held out of the training data."""
 
@@ -98,6 +112,26 @@ class Data(Section):
 
     eval: Fraction | list[Source] | None = None
     """Rows for evaluation: a fraction of the training rows, or sources of their own."""
+
+
+class PairData(Data):
+    """The pairs of a run."""
+
+    train: list[PairSource] = Field(min_length=1)  # type: ignore[assignment]  # narrower, and frozen
+    """One source or several."""
+
+    eval: Fraction | list[PairSource] | None = None  # type: ignore[assignment]  # narrower, and frozen
+    """Pairs for evaluation: a fraction of the training pairs, or sources of their own."""
+
+
+class PromptData(Data):
+    """The prompts of a run."""
+
+    train: list[PromptSource] = Field(min_length=1)  # type: ignore[assignment]  # narrower, and frozen
+    """One source or several."""
+
+    eval: Fraction | list[PromptSource] | None = None  # type: ignore[assignment]  # narrower, and frozen
+    """Prompts for evaluation: a fraction of the training prompts, or sources of their own."""
 
 
 class Preflight(Section):

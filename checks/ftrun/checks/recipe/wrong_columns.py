@@ -21,7 +21,7 @@ from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.rows import SourceHead
 from ftrun.checks.stages import AtRecipe
 from ftrun.schemas.errors import DataError
-from ftrun.schemas.formats import COLUMNS, recognise, rename
+from ftrun.schemas.formats import COLUMNS, FORMATS, describe_needs, recognise, rename
 from ftrun.schemas.sections import Source
 from ftrun.schemas.spelling import nearest
 
@@ -47,28 +47,33 @@ def _source_of(at: AtRecipe, key: str) -> Source:
 
 
 def _judge(at: AtRecipe, head: SourceHead, columns: Sequence[str], source: Source) -> Iterator[Finding]:
-    problem = _problem(source.format, columns, source.columns)
+    method = at.recipe.method
+    problem = _problem(method, source.format, columns, source.columns)
     if problem is None:
         return
     shown = ", ".join(columns)
     message = f"{head.label} has the columns {shown}: {problem}."
-    if source.format != "auto" and (other := _recognised(columns, source.columns)):
+    if source.format != "auto" and (other := _recognised(method, columns, source.columns)):
         fix = f"Write `format: {other}` for {head.key}: its columns are there."
         where, patch = at.where(f"{head.key}.format"), Patch(f"{head.key}.format", other)
         yield Finding(message, fix, where, patch=patch)
         return
     where = at.where(f"{head.key}.columns" if source.columns else f"{head.key}.path")
-    mapping = _repair(source, columns)
+    mapping = _repair(method, source, columns)
     if mapping is None:
-        yield Finding(message, _general_fix(source, head.key), where)
+        yield Finding(message, _general_fix(method, source, head.key), where)
         return
     fix = f"Write `columns: {_yaml(mapping)}` for {head.key}." if mapping else f"Remove {head.key}.columns."
     yield Finding(
-        message, fix, where, _unused(source.format, columns, mapping), Patch(f"{head.key}.columns", mapping)
+        message,
+        fix,
+        where,
+        _unused(method, source.format, columns, mapping),
+        Patch(f"{head.key}.columns", mapping),
     )
 
 
-def _problem(format: str, columns: Sequence[str], mapping: Mapping[str, str]) -> str | None:
+def _problem(method: str, format: str, columns: Sequence[str], mapping: Mapping[str, str]) -> str | None:
     """What keeps these columns from being rows of the format; None where they are.
 
     A column that `mapping` names and the first row lacks is none where the format does without it: the next
@@ -76,7 +81,7 @@ def _problem(format: str, columns: Sequence[str], mapping: Mapping[str, str]) ->
     """
     renamed = rename(dict.fromkeys(columns), mapping)
     if format == "auto":
-        missing = [] if _recognised(columns, mapping) else [""]
+        missing = [] if _recognised(method, columns, mapping) else [""]
     else:
         missing = [name for name in COLUMNS[format][0] if name not in renamed]
     if not missing:
@@ -89,23 +94,25 @@ def _problem(format: str, columns: Sequence[str], mapping: Mapping[str, str]) ->
     return f"format {format} needs {', '.join(missing)}"
 
 
-def _recognised(columns: Sequence[str], mapping: Mapping[str, str]) -> str | None:
+def _recognised(method: str, columns: Sequence[str], mapping: Mapping[str, str]) -> str | None:
     try:
-        return recognise(rename(dict.fromkeys(columns), mapping))
+        return recognise(rename(dict.fromkeys(columns), mapping), method)
     except DataError:
         return None
 
 
-def _repair(source: Source, columns: Sequence[str]) -> dict[str, str] | None:
+def _repair(method: str, source: Source, columns: Sequence[str]) -> dict[str, str] | None:
     """A mapping with which a format fits: what is written, respelt or turned around, else a guess by name."""
     written = source.columns
     if written:
         respelt = {ours: _respelt(theirs, columns) for ours, theirs in written.items()}
         turned = {theirs: ours for ours, theirs in written.items()}
         for mapping in (respelt, turned, {}):
-            if _problem(source.format, columns, mapping) is None and set(mapping.values()) <= set(columns):
+            if _problem(method, source.format, columns, mapping) is None and set(mapping.values()) <= set(
+                columns
+            ):
                 return mapping
-    formats = list(COLUMNS) if source.format == "auto" else [source.format]
+    formats = FORMATS[method] if source.format == "auto" else (source.format,)
     given = {ours: theirs for ours, theirs in written.items() if theirs in columns}
     return guess_columns(columns, formats, given)
 
@@ -114,19 +121,19 @@ def _respelt(name: str, columns: Sequence[str]) -> str:
     return name if name in columns else nearest(name, columns) or name
 
 
-def _unused(format: str, columns: Sequence[str], mapping: Mapping[str, str]) -> tuple[str, ...]:
+def _unused(method: str, format: str, columns: Sequence[str], mapping: Mapping[str, str]) -> tuple[str, ...]:
     renamed = rename(dict.fromkeys(columns), mapping)
-    chosen = recognise(renamed) if format == "auto" else format
+    chosen = recognise(renamed, method) if format == "auto" else format
     left = [name for name in renamed if name not in (*COLUMNS[chosen][0], *COLUMNS[chosen][1])]
     return (f"not used then: {', '.join(left)}",) if left else ()
 
 
-def _general_fix(source: Source, key: str) -> str:
+def _general_fix(method: str, source: Source, key: str) -> str:
     if source.format != "auto":
         names = COLUMNS[source.format][0]
         asked = ", ".join(f"{name}: <its name there>" for name in names)
         return f"Name the columns of format {source.format} for {key}: `columns: {{{asked}}}`."
-    needs = "; ".join(f"{format}: {', '.join(needed)}" for format, (needed, _) in COLUMNS.items())
+    needs = describe_needs(method)
     return f"Name a format's columns for {key}, as in `columns: {{prompt: <its name there>}}` ({needs})."
 
 

@@ -26,8 +26,8 @@ SHAREGPT_ROLES: Mapping[str, str] = {
 }
 
 
-def make_converter(format: str, has_template: bool) -> Callable[[Row], Example]:
-    """A function that turns one renamed row into one of TRL's shapes.
+def make_converter(format: str, has_template: bool) -> Callable[[Row], list[Example]]:
+    """A function that turns one renamed row into one of TRL's shapes: a pair of answers into two of them.
 
     It raises DataError, with the column and the reason, for a row that the format cannot read.
     """
@@ -37,8 +37,12 @@ def make_converter(format: str, has_template: bool) -> Callable[[Row], Example]:
         "messages": _from_messages,
         "sharegpt": _from_sharegpt,
         "alpaca": _from_alpaca_to_chat if has_template else _from_alpaca_to_text,
+        "prompts": _from_prompts,
     }
-    return converters[format]
+    if format == "preference":
+        return _from_preference
+    convert = converters[format]
+    return lambda row: [convert(row)]
 
 
 def _from_text(row: Row) -> Example:
@@ -64,13 +68,104 @@ def _from_messages(row: Row) -> Example:
 
 
 def _from_sharegpt(row: Row) -> Example:
-    messages = [_from_turn(turn) for turn in _list(row, "conversations", "turns")]
+    messages = [_from_turn(turn, "conversations") for turn in _list(row, "conversations", "turns")]
     system = _optional_text(row, "system")
     if system and messages[0] != {"role": "system", "content": system}:
         if messages[0]["role"] == "system":
             raise DataError("column conversations starts with a system turn, and column system holds another")
         messages.insert(0, {"role": "system", "content": system})
     return {"messages": messages} | _extras(row)
+
+
+def _from_prompts(row: Row) -> Example:
+    prompt = row.get("prompt")
+    if not isinstance(prompt, list):
+        return {"prompt": _text(row, "prompt")} | _others(row)
+    return {"prompt": _asked(row, "prompt")} | _extras(row) | _others(row)
+
+
+def _others(row: Row) -> Example:
+    """The columns that no format knows, which a reward may need: the expected answer, for example."""
+    known = {"prompt", "tools", "chat_template_kwargs"}
+    return {"columns": {name: value for name, value in row.items() if name not in known}}
+
+
+def _from_preference(row: Row) -> list[Example]:
+    """The two sides of a pair, the chosen one first, each as prompt and completion."""
+    chosen, rejected = (_answer(row, side) for side in ("chosen", "rejected"))
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise DataError("one of the columns chosen and rejected is text, the other a list of messages")
+    column = "prompt" if row.get("prompt") is not None else "conversations"
+    if row.get(column) is None:
+        prompt, chosen, rejected = _divide(chosen, rejected)
+    elif isinstance(chosen, str) and isinstance(row[column], str):
+        prompt = row[column]
+    else:
+        chosen, rejected = (
+            [{"role": "assistant", "content": side}] if isinstance(side, str) else side
+            for side in (chosen, rejected)
+        )
+        prompt, chosen, rejected = _lead(row, column, chosen, rejected)
+    extras = _extras(row) if isinstance(prompt, list) else {}
+    margin = {} if row.get("margin") is None else {"margin": _number(row, "margin")}
+    return [{"prompt": prompt, "completion": side} | extras | margin for side in (chosen, rejected)]
+
+
+def _lead(
+    row: Row, column: str, chosen: list[Message], rejected: list[Message]
+) -> tuple[list[Message], list[Message], list[Message]]:
+    """The messages before the answers; a question in text is the user's, and answers may repeat it."""
+    is_text = isinstance(row[column], str)
+    prompt = [{"role": "user", "content": row[column]}] if is_text else _asked(row, column)
+    system = _optional_text(row, "system")
+    if system and prompt[0]["role"] != "system":
+        prompt.insert(0, {"role": "system", "content": system})
+    for start in range(len(prompt)):
+        # Some data sets give the whole conversation on both sides beside the prompt, or its last turn.
+        count = len(prompt) - start
+        if chosen[:count] == rejected[:count] == prompt[start:]:
+            return prompt, chosen[count:], rejected[count:]
+    return prompt, chosen, rejected
+
+
+def _answer(row: Row, column: str) -> str | list[Message]:
+    value = row.get(column)
+    if isinstance(value, Mapping):
+        return [_from_turn(value, column)]
+    if isinstance(value, list):
+        return _turns(row, column)
+    return _text(row, column)
+
+
+def _divide(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+    """What both sides begin with alike, and the rest of each, as TRL's `extract_prompt` divides them."""
+    shorter = min(len(chosen), len(rejected))
+    count = next((i for i in range(shorter) if chosen[i] != rejected[i]), max(shorter - 1, 0))
+    if isinstance(chosen, str) and chosen[count - 1 : count] == " ":
+        count -= 1
+    return chosen[:count], chosen[count:], rejected[count:]
+
+
+def _asked(row: Row, column: str) -> list[Message]:
+    messages = _turns(row, column)
+    if messages[-1]["role"] == "assistant":
+        raise DataError(f"column {column} ends with a turn of the assistant, so nothing is asked")
+    return messages
+
+
+def _turns(row: Row, column: str) -> list[Message]:
+    """Messages, written as such or as ShareGPT's turns."""
+    turns = _list(row, column, "messages")
+    if isinstance(turns[0], Mapping) and "role" not in turns[0]:
+        return [_from_turn(turn, column) for turn in turns]
+    return [_from_message(turn, column) for turn in turns]
+
+
+def _number(row: Row, column: str) -> float:
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"column {column} must be a number, found {type(value).__name__}")
+    return float(value)
 
 
 def _from_alpaca_to_chat(row: Row) -> Example:
@@ -188,17 +283,17 @@ def _parsed(row: Row, column: str) -> Any:
     return value
 
 
-def _from_turn(turn: Any) -> Message:
+def _from_turn(turn: Any, column: str) -> Message:
     if not isinstance(turn, Mapping):
-        raise DataError("column conversations holds a turn that is not an object")
+        raise DataError(f"column {column} holds a turn that is not an object")
     speaker, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
     role = SHAREGPT_ROLES.get(str(speaker))
     if role is None:
         raise DataError(
-            f"column conversations holds a turn from {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}"
+            f"column {column} holds a turn from {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}"
         )
     if not isinstance(content, str):
-        raise DataError(f"column conversations holds a turn from {speaker!r} without text")
+        raise DataError(f"column {column} holds a turn from {speaker!r} without text")
     if speaker == "function_call":
         return {"role": role, "tool_calls": _tool_calls(content)}
     return {"role": role, "content": content}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +29,32 @@ def encode_split(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int | None,
-    truncation_mode: str,
+    truncation_mode: str | None,
 ) -> Rows:
     """Tokenise the rows at `origins` once each, truncate, and drop what would train no token.
 
     TRL drops fully masked rows only where it does not pack; they are dropped here in both cases, since a
-    row without a label moves nothing but the token count.
+    row without a label moves nothing but the token count. Prompts, which train none, stay. Where
+    `truncation_mode` is None, rows longer than `max_length` are left out and none is cut. A pair stays or
+    goes as a whole.
     """
     # One number for each origin: `unique` over numbers is far quicker than over pairs.
     keys = origins[:, 0].astype(np.int64) << 32 | origins[:, 1]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     tokens = tokenise(_render_sources(origins[first], sources, tokenizer), tokenizer)
+    sides = max(source.sides for source in sources)
+    if sides > 1:
+        tokens = _share_prompts(tokens)
     full = np.diff(tokens.starts).astype(np.int32)
-    tokens = _truncate(tokens, max_length, truncation_mode)
-    trained = _trained_per_row(tokens)
-    keep = trained[inverse] > 0
+    too_long = np.zeros(len(full), bool)
+    if truncation_mode is not None:
+        tokens = _truncate(tokens, max_length, truncation_mode)
+    elif max_length is not None:
+        too_long = full > max_length
+    prompts = np.array([source.loss_on == "nothing" for source in sources])
+    empty = (_trained_per_row(tokens) == 0) & ~prompts[origins[first][:, 0]]
+    too_long, empty = (mask.reshape(-1, sides).any(1).repeat(sides) for mask in (too_long, empty))
+    keep = ~(too_long | empty)[inverse]
     chosen = inverse[keep]
     picked = _pick(tokens, chosen)
     return Rows(
@@ -53,7 +64,8 @@ def encode_split(
         full_lengths=full[chosen],
         origins=origins[keep],
         sources=sources,
-        dropped=origins[~keep],
+        dropped=origins[(empty & ~too_long)[inverse]],
+        too_long=origins[too_long[inverse]],
     )
 
 
@@ -100,6 +112,19 @@ def _truncate(tokens: Tokens, max_length: int | None, mode: str) -> Tokens:
     return Tokens(tokens.ids[keep], tokens.labels[keep], starts)
 
 
+def _share_prompts(tokens: Tokens) -> Tokens:
+    """Let both sides of a pair begin where the earlier one does, as TRL's DPOTrainer has one prompt for both.
+
+    They differ where a tokenizer joins the end of the prompt with one of the answers.
+    """
+    lengths = np.diff(tokens.starts)
+    position = np.arange(len(tokens.ids)) - np.repeat(tokens.starts[:-1], lengths)
+    prompts = lengths - _trained_per_row(tokens)  # what is trained of a side is its end
+    shared = prompts.reshape(-1, 2).min(1).repeat(2)
+    labels = np.where(position >= np.repeat(shared, lengths), tokens.ids, tokens.labels)
+    return Tokens(tokens.ids, labels.astype(np.int32), tokens.starts)
+
+
 def _trained_per_row(tokens: Tokens) -> NDArray[np.int64]:
     total = np.concatenate(([0], np.cumsum(tokens.labels != IGNORED, dtype=np.int64)))
     return total[tokens.starts[1:]] - total[tokens.starts[:-1]]
@@ -118,18 +143,51 @@ def _pick(tokens: Tokens, chosen: NDArray[np.int64]) -> Tokens:
 
 def make_dataset(rows: Rows) -> Dataset:
     """An Arrow data set of `input_ids` and `labels` over the same memory: nothing is copied."""
+    return _make_table(input_ids=_as_lists(rows.ids, rows.starts), labels=_as_lists(rows.labels, rows.starts))
+
+
+def make_prompts(rows: Rows) -> Dataset:
+    """A data set of `input_ids` alone, one row for each prompt."""
+    return _make_table(input_ids=_as_lists(rows.ids, rows.starts))
+
+
+def make_pairs(rows: Rows, **columns: Sequence[float]) -> Dataset:
+    """A data set of `chosen_ids` and `rejected_ids`, each whole with its prompt, as TRL's RewardTrainer has it.
+
+    `columns` are further ones, with a value for each pair.
+    """
+    return _make_table(chosen_ids=_side(rows, 0), rejected_ids=_side(rows, 1), **columns)
+
+
+def make_divided_pairs(rows: Rows) -> Dataset:
+    """A data set of `prompt_ids`, `chosen_ids` and `rejected_ids`, as TRL's DPOTrainer has it."""
+    trained = rows.labels != IGNORED
+    return _make_table(
+        prompt_ids=_side(rows, 0, ~trained),
+        chosen_ids=_side(rows, 0, trained),
+        rejected_ids=_side(rows, 1, trained),
+    )
+
+
+def _side(rows: Rows, side: int, wanted: NDArray[np.bool_] | None = None) -> Any:
+    """The wanted tokens of one side of every pair, all where nothing says which."""
+    mine = np.repeat(np.arange(len(rows)) % 2 == side, rows.lengths)
+    wanted = mine if wanted is None else mine & wanted
+    total = np.concatenate(([0], np.cumsum(wanted, dtype=np.int64)))
+    ends = total[rows.starts[1:]][side::2]
+    return _as_lists(rows.ids[wanted], np.concatenate(([0], ends)))
+
+
+def _as_lists(values: NDArray[np.int32], starts: NDArray[np.int64]) -> Any:
+    """An Arrow array of lists. Plain lists count to 2^31 in all; the large ones are for what is longer."""
+    import pyarrow as pa
+
+    lists, counter = (pa.ListArray, np.int32) if starts[-1] < 2**31 else (pa.LargeListArray, np.int64)
+    return lists.from_arrays(pa.array(starts.astype(counter)), pa.array(values))
+
+
+def _make_table(**columns: Any) -> Dataset:
     import pyarrow as pa
     from datasets import Dataset
 
-    # Arrow's plain lists count to 2^31 in all; the large ones are for what is longer.
-    small = rows.starts[-1] < 2**31
-    lists, counter = (pa.ListArray, np.int32) if small else (pa.LargeListArray, np.int64)
-    starts = pa.array(rows.starts.astype(counter))
-    return Dataset(
-        pa.table(
-            {
-                "input_ids": lists.from_arrays(starts, pa.array(rows.ids)),
-                "labels": lists.from_arrays(starts, pa.array(rows.labels)),
-            }
-        )
-    )
+    return Dataset(pa.table(columns))

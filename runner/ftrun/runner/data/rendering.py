@@ -96,6 +96,8 @@ def _render_text(example: Example, loss_on: LossOn, ending: str) -> Rendered:
     if "text" in example:
         return Rendered(_ended(example["text"], ending), special_tokens=True)
     prompt = example["prompt"]
+    if "completion" not in example:
+        return Rendered(prompt, special_tokens=True, spans=())
     text = prompt + _ended(example["completion"], ending)
     return Rendered(text, special_tokens=True, prompt=prompt if loss_on == "completion" else None)
 
@@ -111,6 +113,9 @@ def _render_chats(examples: Sequence[Example], loss_on: LossOn, template: Templa
             "set model.chat_template to a name that TRL ships or to a Jinja file"
         )
         return [Rendered("", False, problem=problem)] * len(examples)
+    if loss_on == "nothing":
+        heads = _apply([one["prompt"] for one in examples], examples, template, add_generation_prompt=True)
+        return [head._replace(spans=()) for head in heads]
     wholes = _apply([messages_of(one) for one in examples], examples, template, mark=loss_on == "assistant")
     if loss_on != "completion":
         return wholes

@@ -19,6 +19,7 @@ def load_source(
     key: str,
     folder: Path,
     *,
+    method: str,
     loss_on: LossOn | None,
     has_template: bool,
     can_mark_turns: bool,
@@ -34,7 +35,7 @@ def load_source(
         raise DataError(f"{source.path} holds no rows{reason}")
     columns = tuple(dict.fromkeys(chain.from_iterable(row for _, row in read.rows)))
     try:
-        format = _choose_format(source, columns)
+        format = _choose_format(source, columns, method)
     except DataError as error:
         raise DataError(f"{source.path}: {error}{_hint_at_list(read)}") from error
     examples, numbers, bad = _convert(read, source, format, has_template)
@@ -49,6 +50,7 @@ def load_source(
         bad=bad,
         loss_on=chosen,
         loss_reason=reason,
+        sides=2 if format == "preference" else 1,
     )
 
 
@@ -62,21 +64,22 @@ def _convert(
     bad = list(read.bad)
     for number, row in read.rows:
         try:
-            examples.append(convert(rename(row, source.columns) if source.columns else row))
-            numbers.append(number)
+            found = convert(rename(row, source.columns) if source.columns else row)
+            examples += found
+            numbers += [number] * len(found)
         except DataError as error:
             bad.append(BadRow(number, str(error)))
     return examples, numbers, tuple(sorted(bad, key=lambda row: row.row))
 
 
-def _choose_format(source: Source, columns: tuple[str, ...]) -> str:
+def _choose_format(source: Source, columns: tuple[str, ...], method: str) -> str:
     absent = sorted(set(source.columns.values()) - set(columns))
     there = ", ".join(columns)
     if absent:
         raise DataError(f"there is no column {', '.join(absent)}, which `columns` names; there is {there}")
     renamed = tuple(rename(dict.fromkeys(columns), source.columns))
     if source.format == "auto":
-        return recognise(renamed)
+        return recognise(renamed, method)
     missing = [name for name in COLUMNS[source.format][0] if name not in renamed]
     if missing:
         raise DataError(
@@ -102,6 +105,8 @@ def _hint_at_list(read: FileRows) -> str:
 
 
 def _choose_loss(loss_on: LossOn | None, format: str, can_mark_turns: bool) -> tuple[LossOn, str]:
+    if format == "prompts":
+        return "nothing", "the model answers while it trains"
     if loss_on is not None:
         return loss_on, "as the recipe says"
     if format == "text":

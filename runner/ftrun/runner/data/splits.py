@@ -23,6 +23,8 @@ class Split:
     name: Literal["train", "eval"]
     sources: tuple[SourceRows, ...]
     origins: Origins
+    """With both sides of a pair one after the other."""
+
     read: tuple[int, ...]
     unreadable: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -70,15 +72,27 @@ def split_rows(
 def _count_read(sources: Sequence[SourceRows]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows read and rows unreadable of each source."""
     bad = tuple(len(one.bad) for one in sources)
-    return tuple(len(one.examples) + count for one, count in zip(sources, bad, strict=True)), bad
+    rows = tuple(len(one.examples) // one.sides for one in sources)
+    return tuple(count + lost for count, lost in zip(rows, bad, strict=True)), bad
 
 
 def _all_origins(sources: Sequence[SourceRows]) -> Origins:
+    """Of each row of the files, its first example: that of a pair stands for both its sides."""
     parts = [
-        np.stack([np.full(len(one.examples), index), np.arange(len(one.examples))], 1)
+        np.stack(
+            [np.full(len(one.examples) // one.sides, index), np.arange(0, len(one.examples), one.sides)], 1
+        )
         for index, one in enumerate(sources)
     ]
     return np.concatenate(parts).astype(np.int32)
+
+
+def _with_sides(origins: Origins, sources: Sequence[SourceRows]) -> Origins:
+    """Each origin followed by those of the other sides of its row."""
+    sides = max(one.sides for one in sources)
+    whole = origins.repeat(sides, axis=0)
+    whole[:, 1] += np.tile(np.arange(sides, dtype=np.int32), len(origins))
+    return whole
 
 
 def _weigh(
@@ -103,14 +117,25 @@ def _weigh(
         kept += [rows] * whole + [rows[np.sort(chosen)]]
         unused.append(len(rows) - extra if whole == 0 else 0)
         repeated.append((whole - 1) * len(rows) + extra if whole else 0)
-    return Split(
-        name, sources, np.concatenate(kept), read, unreadable, held_out, tuple(unused), tuple(repeated)
+    both = _with_sides(np.concatenate(kept), sources)
+    return Split(name, sources, both, read, unreadable, held_out, tuple(unused), tuple(repeated))
+
+
+def count_splits(*splits: tuple[Rows | None, Split | None]) -> tuple[SourceCount, ...]:
+    """What became of the rows of each source in each split that there is."""
+    return tuple(
+        count
+        for rows, split in splits
+        if rows is not None and split is not None
+        for count in count_rows(rows, split)
     )
 
 
 def count_rows(rows: Rows, split: Split) -> tuple[SourceCount, ...]:
     """What became of the rows of each source in this split."""
     counts = []
+    sides = rows.sides
+    cut = (rows.full_lengths > rows.lengths).reshape(-1, sides).any(1).repeat(sides)
     for index, source in enumerate(split.sources):
         own = rows.origins[:, 0] == index
         counts.append(
@@ -122,9 +147,10 @@ def count_rows(rows: Rows, split: Split) -> tuple[SourceCount, ...]:
                 held_out=split.held_out[index],
                 unused=split.unused[index],
                 repeated=split.repeated[index],
-                fully_masked=int((rows.dropped[:, 0] == index).sum()),
-                kept=int(own.sum()),
-                truncated=int((rows.full_lengths > rows.lengths)[own].sum()),
+                fully_masked=int((rows.dropped[:, 0] == index).sum()) // sides,
+                too_long=int((rows.too_long[:, 0] == index).sum()) // sides,
+                kept=int(own.sum()) // sides,
+                truncated=int(cut[own].sum()) // sides,
                 tokens=int(rows.lengths[own].sum()),
                 trained_tokens=int(rows.trained[own].sum()),
             )

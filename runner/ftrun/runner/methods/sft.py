@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ftrun.checks.rows import Rows, SourceRows
+from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.answers import answer_rows
-from ftrun.runner.arguments import make_arguments
+from ftrun.runner.arguments import count_steps, make_arguments
 from ftrun.runner.data.encoding import encode_split, make_dataset
-from ftrun.runner.data.rendering import read_template
-from ftrun.runner.data.sources import load_source
-from ftrun.runner.data.splits import Split, count_rows, split_rows
+from ftrun.runner.data.preparation import load_splits
+from ftrun.runner.data.splits import Split, count_splits
 from ftrun.runner.model import (
     load_config,
     load_model,
     load_tokenizer,
     locate_model,
     make_peft_config,
+    make_ready,
     read_stop_ids,
 )
 from ftrun.schemas.errors import DataError
 from ftrun.schemas.methods.sft import Recipe
-from ftrun.schemas.sections import Fraction, Source
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,19 +41,7 @@ def build_data(at: AtEnvironment) -> AtData:
     config = load_config(recipe.model, location)
     tokenizer = load_tokenizer(recipe.model, location, folder, recipe.training["eos_token"])
 
-    eval_section = recipe.data.eval
-    eval_sources = eval_section if isinstance(eval_section, list) else []
-    fraction = eval_section.fraction if isinstance(eval_section, Fraction) else None
-    train = _load_sources(recipe.data.train, "data.train", recipe, folder, tokenizer)
-    held = _load_sources(eval_sources, "data.eval", recipe, folder, tokenizer)
-    train_split, eval_split = split_rows(
-        train,
-        [one.weight for one in recipe.data.train],
-        held,
-        [one.weight for one in eval_sources],
-        fraction,
-        recipe.training["seed"],
-    )
+    sources, train_split, eval_split = load_splits(recipe, folder, tokenizer, recipe.data.loss_on)
     packing = recipe.training["packing"]
     eval_packing = packing if recipe.training["eval_packing"] is None else recipe.training["eval_packing"]
     train_rows = _encode(train_split, recipe, tokenizer, packing)
@@ -70,28 +56,11 @@ def build_data(at: AtEnvironment) -> AtData:
         stop_ids=read_stop_ids(recipe.model, location, config, tokenizer),
         train=train_rows,
         eval=eval_rows,
-        sources=train + held,
-        counts=count_rows(train_rows, train_split)
-        + (() if eval_rows is None or eval_split is None else count_rows(eval_rows, eval_split)),
+        sources=sources,
+        counts=count_splits((train_rows, train_split), (eval_rows, eval_split)),
         train_dataset=train_dataset,
         eval_dataset=None if eval_rows is None else _feed(eval_rows, recipe, eval_packing),
-        steps=count_steps(recipe, len(train_dataset)),
-    )
-
-
-def _load_sources(
-    sources: Sequence[Source], key: str, recipe: Recipe, folder: Path, tokenizer: PreTrainedTokenizerBase
-) -> tuple[SourceRows, ...]:
-    return tuple(
-        load_source(
-            source,
-            f"{key}.{index}",
-            folder,
-            loss_on=recipe.data.loss_on,
-            has_template=tokenizer.chat_template is not None,
-            can_mark_turns=_can_mark_turns(tokenizer),
-        )
-        for index, source in enumerate(sources)
+        steps=count_steps(recipe.training, len(train_dataset)),
     )
 
 
@@ -106,13 +75,6 @@ def _encode(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, pa
         max_length=None if divides else training["max_length"],
         truncation_mode=training["truncation_mode"],
     )
-
-
-def _can_mark_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
-    try:
-        return read_template(tokenizer, "assistant") is not None
-    except DataError:
-        return False
 
 
 def _feed(rows: Rows, recipe: Recipe, packing: bool) -> Dataset:
@@ -130,24 +92,12 @@ def _feed(rows: Rows, recipe: Recipe, packing: bool) -> Dataset:
     return dataset.shuffle(seed=training["seed"]) if training["shuffle_dataset"] else dataset
 
 
-def count_steps(recipe: Recipe, rows: int) -> int:
-    """Optimizer steps of the run, by the arithmetic of `Trainer.set_initial_training_values` on one process."""
-    training = recipe.training
-    if training["max_steps"] > 0:
-        return int(training["max_steps"])
-    batch = training["per_device_train_batch_size"]
-    batches = rows // batch if training["dataloader_drop_last"] else ceil(rows / batch)
-    updates: int = max(1, ceil(batches / training["gradient_accumulation_steps"]))
-    epochs: float = training["num_train_epochs"]
-    return ceil(epochs * updates)
-
-
 def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> AtModel:
     """The model in the trainer that will train it, with its optimizer. `folder` receives checkpoints.
 
     Raises ModelError where the weights do not load, or PEFT or TRL refuse them.
     """
-    from transformers import PrinterCallback, set_seed
+    from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
     recipe = cast(Recipe, at.recipe)
@@ -165,23 +115,7 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         peft_config=None if lora is None else make_peft_config(lora),
         callbacks=list(callbacks),
     )
-    trainer.remove_callback(PrinterCallback)  # it prints every log as a dictionary; ftrun has its own lines
-    # Training makes its own scheduler; this one tells early where its settings do not fit.
-    trainer.create_optimizer_and_scheduler(at.steps)
-    return widen(
-        at,
-        AtModel,
-        trainer=trainer,
-        model=trainer.model,
-        load_report=load_report,
-        checkpoint_bytes=_checkpoint_bytes(trainer.model, full=lora is None),
-    )
-
-
-def _checkpoint_bytes(model: Any, *, full: bool) -> int:
-    """Bytes of the weights that are saved, and of two moments in the type of each trainable weight (AdamW)."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
-    return sum((full or trained) * size + 2 * trained * size for size, trained in sizes)
+    return make_ready(at, trainer, load_report)
 
 
 def ask(at: AtModel) -> tuple[dict[str, float], list[dict[str, Any]]]:
