@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,9 +79,41 @@ def ascend(
     try:
         file = load_recipe(path, sets)
     except RecipeError as error:
-        told = run_checks(checks, RecipeFailed(error.mistakes), method=None, ignore={})
-        return Ascent(Report(str(path), None, "recipe", told, seconds=_since(began, "recipe")), None)
+        report = report_mistakes(path, error, checks)
+        return Ascent(replace(report, seconds=_since(began, "recipe")), None)
+    return ascend_file(
+        file,
+        checks=checks,
+        folder=folder,
+        ignore=ignore,
+        upto=upto,
+        needed=needed,
+        after=after,
+        announce=announce,
+        began=began,
+    )
 
+
+def report_mistakes(path: str | Path, error: RecipeError, checks: Iterable[Check]) -> Report:
+    """The report of a file that is no recipe: a finding for each mistake."""
+    told = run_checks(checks, RecipeFailed(error.mistakes), method=None, ignore={})
+    return Report(str(path), None, "recipe", told)
+
+
+def ascend_file(
+    file: RecipeFile,
+    *,
+    checks: Sequence[Check],
+    folder: Callable[[RecipeFile], Path] | None = None,
+    ignore: Mapping[str, str] | None = None,
+    upto: type[AtRecipe] = STAGES[-1],
+    needed: type[AtRecipe] = AtRecipe,
+    after: After = lambda stage: stage,
+    announce: Callable[[str], None] = lambda stage: None,
+    began: float | None = None,
+) -> Ascent:
+    """`ascend` for a recipe that was read; `began` is when that was begun, by `time.perf_counter`."""
+    began = time.perf_counter() if began is None else began
     method = file.recipe.method
     ignored = {**file.recipe.preflight.ignore, **(ignore or {})}
     fail_on = file.recipe.preflight.fail_on
@@ -118,7 +152,7 @@ def ascend(
             stopped = f"since the {name} stage found errors"
     reached = STAGE_NAMES[type(at)] if at is not None else "recipe"
     facts = tuple(_describe(at)) if isinstance(at, AtEnvironment) else ()
-    return Ascent(Report(str(path), method, reached, results, fail_on, seconds, facts), at)
+    return Ascent(Report(str(file.path), method, reached, results, fail_on, seconds, facts), at)
 
 
 def _describe(at: AtEnvironment) -> Iterator[tuple[str, str]]:
@@ -157,13 +191,29 @@ def _build(
         return cast(AtRecipe, widen(at, AtEnvironment, machine=inspect_machine(Path(at.recipe.output))))
     method = importlib.import_module(f"ftrun.runner.methods.{at.recipe.method}")
     if stage is AtData:
-        return cast(AtRecipe, method.build_data(at))
+        with _garbage_left():
+            return cast(AtRecipe, method.build_data(at))
     if stage is AtModel:
         assert folder is not None, "a trainer needs a folder to write to"
         return cast(AtRecipe, method.build_model(at, folder(file)))
     from ftrun.runner.step import take_step
 
     return take_step(cast(AtModel, at))
+
+
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Pause Python's search for cycles of garbage, which would look at every row again and again.
+
+    Rows hold no cycles, and with 50,000 of them the search takes a fifth of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _look_at_sources(file: RecipeFile) -> tuple[Any, ...]:
