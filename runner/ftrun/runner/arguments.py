@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ftrun.checks.stages import AtEnvironment
 from ftrun.schemas.errors import ModelError, first_line
@@ -40,6 +41,8 @@ def make_arguments(config: type[Config], at: AtEnvironment, folder: Path) -> Con
         "activation_checkpointing": at.recipe.training["gradient_checkpointing"],
         "activation_checkpointing_kwargs": at.recipe.training["gradient_checkpointing_kwargs"],
     }
+    names = {field.name for field in fields(cast(Any, config))}
+    decided = {key: value for key, value in decided.items() if key in names}  # not every config has them all
     try:
         return config(**{**decided, **{key: value for key, value in written.items() if key not in SPENT}})
     except (ValueError, TypeError, ImportError) as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftrun.checks.stages import AtData, AtModel, Machine, widen
 from ftrun.runner.adapters import find_base, merge_adapter
@@ -16,25 +17,28 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 
-def locate_model(recipe: BaseRecipe, folder: Path) -> str:
-    """What `from_pretrained` is given for `model.path`: a folder, or a hub id as it stands."""
-    model = recipe.model
-    if model.path.startswith("run:"):
+def locate_model(recipe: BaseRecipe, folder: Path, key: str = "path") -> str:
+    """What `from_pretrained` is given for a key of `model:`: a folder, or a hub id as it stands.
+
+    Raises ModelError where the key names a path that is no folder, or a run without a model.
+    """
+    path: str = getattr(recipe.model, key)
+    if path.startswith("run:"):
         from ftrun.runner.tracking.lookup import find_model
         from ftrun.runner.tracking.store import resolve_uri
 
         uri = resolve_uri(recipe.tracking.uri, Path(recipe.output))
-        return str(find_model(model.path.removeprefix("run:"), uri))
-    if model.path == "tiny":
+        return str(find_model(path.removeprefix("run:"), uri))
+    if path == "tiny":
         from ftrun.runner.tiny import locate
 
         return str(locate())
-    local = folder / Path(model.path).expanduser()
+    local = folder / Path(path).expanduser()
     if local.is_dir():
         return str(local)
-    if local.is_file() or model.path.startswith((".", "/", "~")):
-        raise ModelError(f"model.path {model.path} is not a folder (looked at {local})")
-    return model.path
+    if local.is_file() or path.startswith((".", "/", "~")):
+        raise ModelError(f"model.{key} {path} is not a folder (looked at {local})")
+    return path
 
 
 def load_tokenizer(model: Model, source: str, folder: Path, eos_token: str | None) -> PreTrainedTokenizerBase:
@@ -125,15 +129,22 @@ def choose_dtype(model: Model, machine: Machine) -> str:
     return "float32"
 
 
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint with this configuration has a head that scores whole texts."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
 def load_model(
-    recipe: BaseRecipe, source: str, machine: Machine
+    recipe: BaseRecipe, source: str, machine: Machine, *, head: Literal["language", "score"] = "language"
 ) -> tuple[PreTrainedModel, Mapping[str, tuple[str, ...]]]:
     """The causal language model, and the names of weights that were missing, unexpected or of another shape.
 
-    An adapter folder is loaded as the plain model that it merges to (`ftrun.runner.adapters`).
+    With `head="score"`, the classifier with one score: its head is drawn where the source is no classifier,
+    and is then not among the missing. An adapter folder is loaded as the plain model that it merges to
+    (`ftrun.runner.adapters`).
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     model = recipe.model
     source = merge_adapter(source, Path(recipe.output), trust_remote_code=model.trust_remote_code)
@@ -148,13 +159,38 @@ def load_model(
         kwargs["attn_implementation"] = model.attention
     if model.quantization is not None:
         kwargs["quantization_config"] = _quantization_config(model, machine)
+    auto: Any = AutoModelForCausalLM
+    new_head = head == "score" and not is_classifier(load_config(model, source))
+    if head == "score":
+        auto, kwargs["num_labels"] = AutoModelForSequenceClassification, 1
     try:
-        loaded, info = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+        with _unreported_head() if new_head else nullcontext():
+            loaded, info = auto.from_pretrained(source, **kwargs)
     except Exception as error:  # a build boundary
         raise ModelError(f"model.path {model.path} cannot be loaded: {first_line(error)}") from error
-    return loaded, {
+    report = {
         name: tuple(sorted(str(key) for key in info.get(f"{name}_keys", ())))
         for name in ("missing", "unexpected", "mismatched")
+    }
+    return loaded, _without_heads(report, loaded.base_model_prefix) if new_head else report
+
+
+def _unreported_head() -> AbstractContextManager[None]:
+    """While loading, transformers does not print that a score head is new and a language head unused."""
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    silence: AbstractContextManager[None] = suppress_seqcls_warning()
+    return silence
+
+
+def _without_heads(report: Mapping[str, tuple[str, ...]], body: str) -> dict[str, tuple[str, ...]]:
+    """The report without what differs by the task: the new head, and the language head of the checkpoint."""
+    return {
+        "missing": tuple(name for name in report["missing"] if name.startswith(f"{body}.")),
+        "unexpected": tuple(
+            name for name in report["unexpected"] if not name.startswith(("lm_head.", "embed_out."))
+        ),
+        "mismatched": report["mismatched"],
     }
 
 
@@ -184,12 +220,15 @@ def _quantization_config(model: Model, machine: Machine) -> Any:
     )
 
 
-def make_peft_config(lora: Mapping[str, Any]) -> Any:
-    """PEFT's LoraConfig. Raises ModelError where PEFT refuses the values."""
+def make_peft_config(lora: Mapping[str, Any], task: Literal["CAUSAL_LM", "SEQ_CLS"] = "CAUSAL_LM") -> Any:
+    """PEFT's LoraConfig; for a classifier PEFT trains the head beside the adapters.
+
+    Raises ModelError where PEFT refuses the values.
+    """
     from peft import LoraConfig
 
     try:
-        return LoraConfig(**{**lora, "task_type": "CAUSAL_LM"})
+        return LoraConfig(**{**lora, "task_type": task})
     except (TypeError, ValueError) as error:
         raise ModelError(f"model.lora: {first_line(error)}") from error
 

@@ -1,8 +1,8 @@
 """The model's folder or chat template is not there.
 
 Symptom: an OSError about a missing `config.json`, or a request to the hub for a repository that nobody has.
-Cause: a misspelt path, one that is relative to where the command runs, or a folder that holds no whole model
-(adapters alone, or checkpoints one level down).
+Cause: a misspelt path, one that is relative to where the command runs, or a folder that holds no model
+(checkpoints one level down, say).
 Fix: write the path that the message proposes; paths are relative to the recipe.
 Prevention: name the model of an earlier run as `run:NAME`.
 """
@@ -30,30 +30,29 @@ TEMPLATE_ENDINGS = (".jinja", ".jinja2", ".j2", ".txt")
 
 @check("MODEL007", title="the model's folder and chat template are there")
 def model_path_missing(at: AtRecipe) -> Iterator[Finding]:
-    """Tell a `model.path` or `model.chat_template` that reads as a path and leads nowhere."""
-    path = at.recipe.model.path
-    if path != "tiny" and not path.startswith(NAMED):
-        yield from _judge_model(at, path)
+    """Tell a `model.path`, `model.reference` or `model.chat_template` that reads as a path and leads nowhere."""
+    for name in ("path", "reference"):  # DPO's recipes have both
+        path = getattr(at.recipe.model, name, None)
+        if path is not None and path != "tiny" and not path.startswith(NAMED):
+            yield from _judge_model(at, path, f"model.{name}")
     if at.recipe.model.chat_template is not None:
         yield from _judge_template(at, at.recipe.model.chat_template)
 
 
-def _judge_model(at: AtRecipe, path: str) -> Iterator[Finding]:
-    where, folder = at.where("model.path"), at.file.folder
+def _judge_model(at: AtRecipe, path: str, key: str) -> Iterator[Finding]:
+    where, folder = at.where(key), at.file.folder
     local = located(path, folder)
     if kind_of(local) == "folder":
-        if kind_of(local / "config.json") is None:
-            yield Finding(
-                f"model.path {path} is a folder without a config.json.", _folder_fix(local, path), where
-            )
+        if kind_of(local / "config.json") is None and kind_of(local / "adapter_config.json") is None:
+            yield Finding(f"{key} {path} is a folder without a config.json.", _folder_fix(local, path), where)
     elif kind_of(local) == "file":
         fix = "Name the folder that holds config.json, the weights and the tokenizer."
-        yield Finding(f"model.path {path} is a file, and a model is a folder.", fix, where)
+        yield Finding(f"{key} {path} is a file, and a model is a folder.", fix, where)
     elif path.startswith((".", "/", "~")) or HUB_ID.fullmatch(path) is None:
-        message = f"model.path {path} is no folder (looked for {local}), and no id of the hub."
+        message = f"{key} {path} is no folder (looked for {local}), and no id of the hub."
         yield Finding(message, suggest_path(path, folder), where)
     elif "/" in path and (near := nearest_path(path, folder)) and _begins_here(path, folder):
-        message = f"model.path {path} is no folder here, and would be asked of the hub."
+        message = f"{key} {path} is no folder here, and would be asked of the hub."
         yield Finding(message, f"If you mean `{near}`, write that.", where, severity="warning")
 
 
@@ -62,8 +61,6 @@ def _begins_here(path: str, folder: Path) -> bool:
 
 
 def _folder_fix(local: Path, path: str) -> str:
-    if kind_of(local / "adapter_config.json"):
-        return "These are adapters alone: merge them with PEFT's `merge_and_unload`, save that, and name its folder."
     inside = sorted(one.parent.name for one in local.glob("*/config.json"))
     if inside:
         return f"Did you mean `{Path(path, inside[-1]).as_posix()}`?"
@@ -93,11 +90,11 @@ def a_folder_that_is_not_there(world: World) -> None:
 
 
 @model_path_missing.fault
-def a_folder_of_adapters(world: World) -> None:
-    """The output of a LoRA run, where a whole model belongs."""
-    (world.folder / "adapters").mkdir()
-    (world.folder / "adapters" / "adapter_config.json").write_text("{}", encoding="utf-8")
-    world.recipe["model"]["path"] = "adapters"
+def a_folder_of_checkpoints(world: World) -> None:
+    """The model is one level down."""
+    (world.folder / "checkpoints" / "checkpoint-8").mkdir(parents=True)
+    (world.folder / "checkpoints" / "checkpoint-8" / "config.json").write_text("{}", encoding="utf-8")
+    world.recipe["model"]["path"] = "checkpoints"
 
 
 @model_path_missing.fault
