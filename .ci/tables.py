@@ -98,7 +98,11 @@ BOUNDS: dict[str, Fragment] = {
     "eval_delay router_aux_loss_coef dataloader_num_workers data_seed lora_alpha": {"minimum": 0},
     "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps max_length "
     "torch_empty_cache_steps save_total_limit dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout "
-    "r num_groups nblocks": {"minimum": 1},
+    "r num_groups nblocks max_prompt_length response_length local_rollout_forward_batch_size num_ppo_epochs "
+    "num_mini_batches kl_horizon": {"minimum": 1},
+    "min_response_length vf_coef": {"minimum": 0},
+    "temperature cliprange cliprange_value kl_target score_clip": {"exclusiveMinimum": 0},
+    "gamma lam top_p": {"minimum": 0, "maximum": 1},
     "logging_steps eval_steps save_steps scale": {"exclusiveMinimum": 0},
     "max_steps": {"minimum": -1},
     "adam_beta1 adam_beta2": {"minimum": 0, "exclusiveMaximum": 1},
@@ -169,9 +173,16 @@ def make_tables() -> dict[str, Fragment]:
     from peft import LoraConfig
     from trl import DPOConfig, RewardConfig, SFTConfig
 
-    configs = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig}
+    from ftrun.runner.ppo.config import PPOConfig
+
+    configs = {"sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig, "ppo": PPOConfig}
     tables = {
-        method: make_table(method, config, {**REFUSED["trainer"], **REFUSED[method]}, ("trl", "transformers"))
+        method: make_table(
+            method,
+            config,
+            {**REFUSED["trainer"], **REFUSED[method]},
+            ("transformers",) if method == "ppo" else ("trl", "transformers"),
+        )
         for method, config in configs.items()
     }
     return {**tables, "lora": make_table("lora", LoraConfig, REFUSED["lora"], ("peft",))}

@@ -1,0 +1,133 @@
+"""From responses to experience: what the networks say of them, their rewards, advantages and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ftrun.runner.ppo.config import PPOConfig
+from ftrun.runner.ppo.experience import Experience, Sequences
+from ftrun.runner.ppo.networks import Refer, judge_tokens
+from ftrun.runner.ppo.objective import (
+    Moments,
+    assemble_rewards,
+    estimate_advantages,
+    estimate_kl,
+    explain_variance,
+    mean_masked,
+    scale_scores,
+    whiten,
+)
+from ftrun.runner.ppo.rewards import Answer, Scores, share_unique
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What the networks say of the tokens of a rollout: tensors of shape (responses, width)."""
+
+    logprobs: Tensor
+    values: Tensor
+    entropies: Tensor
+    reference: Tensor
+
+
+@torch.no_grad()
+def judge_sequences(
+    model: nn.Module,
+    refer: Refer,
+    sequences: Sequences,
+    batches: Tensor,
+    temperature: float,
+) -> Judgement:
+    """Log-probabilities, by policy and reference, values and entropies.
+
+    `batches`, of shape (batches, rows of each), are those of the first pass of training, so that training
+    begins with the same numbers to the last bit: a kernel may add in another order for another shape.
+    """
+    shape = len(sequences), sequences.width
+    tables = [torch.zeros(shape, device=sequences.ids.device) for _ in range(4)]
+    parts = [(rows.to(sequences.ids.device), sequences.take(rows)) for rows in batches]
+    for rows, part in parts:
+        found = model(part.ids, part.mask, part.width, temperature)
+        for table, values in zip(tables, found, strict=False):
+            table[rows, : part.width] = values
+    with refer() as frozen:
+        for rows, part in parts:
+            _, logprobs = judge_tokens(frozen, part.ids, part.mask, part.width, temperature)
+            tables[3][rows, : part.width] = logprobs
+    return Judgement(*(table * sequences.response_mask for table in tables))
+
+
+def finish_scores(
+    scores: Scores, answers: list[Answer], moments: Moments, config: PPOConfig
+) -> tuple[Tensor, Moments]:
+    """Scores as they are trained on, scaled and clipped as the settings say, less the penalty of responses
+    that were cut off; and the moments of all scores so far."""
+    total = scores.total
+    if config.use_score_scaling:
+        moments = moments.include(total)
+        total = scale_scores(total, moments, shift_mean=config.use_score_norm)
+    if config.score_clip is not None:
+        total = total.clamp(-config.score_clip, config.score_clip)
+    if config.missing_eos_penalty is not None:
+        cut = torch.tensor([not answer.ended for answer in answers])
+        total = total - config.missing_eos_penalty * cut
+    return total, moments
+
+
+def make_experience(
+    sequences: Sequences,
+    judgement: Judgement,
+    scores: Tensor,
+    batches: Tensor,
+    kl_coef: float,
+    config: PPOConfig,
+) -> tuple[Experience, dict[str, float]]:
+    """Rewards, advantages and returns of a rollout, and its figures."""
+    mask = sequences.response_mask
+    kl = estimate_kl(judgement.logprobs, judgement.reference, config.kl_estimator)
+    rewards = assemble_rewards(scores.to(mask.device), kl, mask, kl_coef)
+    penalty = kl_coef * (kl * mask).sum(1)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    advantages, returns = estimate_advantages(
+        rewards, judgement.values, mask, gamma=config.gamma, lam=config.lam
+    )
+    log_ratios = ((judgement.logprobs - judgement.reference) * mask).sum(1)
+    spread = log_ratios.std(correction=0) / len(sequences) ** 0.5
+    figures = {
+        "objective/kl": log_ratios.mean(),
+        "objective/kl_stderr": spread,
+        "objective/non_score_reward": -penalty.mean(),
+        "objective/score": scores.mean(),
+        "objective/rlhf_reward": scores.mean() - penalty.mean(),
+        "value/mean": mean_masked(judgement.values, mask),
+        "value/explained_variance": explain_variance(judgement.values, returns, mask),
+        "policy/entropy": mean_masked(judgement.entropies, mask),
+    }
+    if config.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    experience = Experience(sequences, judgement.logprobs, judgement.values, advantages, returns, batches)
+    return experience, {name: float(value) for name, value in figures.items()}
+
+
+def describe_scores(scores: Scores) -> dict[str, float]:
+    """Mean and spread of the score and of each of its parts."""
+    figures = {"score/mean": scores.total.mean(), "score/std": scores.total.std(correction=0)}
+    for name, part in scores.parts.items():
+        figures |= {f"score/{name}": part.mean(), f"score/{name}_std": part.std(correction=0)}
+    if scores.disagreement is not None:
+        figures["score/disagreement"] = scores.disagreement.mean()
+    return {name: float(value) for name, value in figures.items()}
+
+
+def describe_answers(answers: list[Answer]) -> dict[str, float]:
+    """Lengths in tokens, how many ended by themselves, and how many of their words are different ones."""
+    count = len(answers)
+    return {
+        "response/length": sum(len(answer.response_ids) for answer in answers) / count,
+        "response/ended": sum(answer.ended for answer in answers) / count,
+        "response/unique_words": sum(share_unique(answer.text) for answer in answers) / count,
+    }
