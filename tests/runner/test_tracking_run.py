@@ -7,33 +7,22 @@ import math
 import shutil
 import signal
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ftrun.runner.tracking.delivered import Delivered, read_delivered
 from ftrun.runner.tracking.journal import read_journal
 from ftrun.runner.tracking.ledger import TrackedData, read_ledger
 from ftrun.runner.tracking.pending import send_pending
-from ftrun.runner.tracking.run import TrackedRun
+from ftrun.runner.tracking.run import TrackedRun, judge_end
 from ftrun.schemas.errors import TrackingError
 
 WAIT = 120.0  # seconds; a busy machine needs some to import mlflow and make a store
 HF = "hf_" + "aB3" * 11
-KILLED_OUTRIGHT = """
-import os, signal, sys, time
-from pathlib import Path
-from ftrun.runner.tracking.run import TrackedRun
-run = TrackedRun.start(sys.argv[1], "tests", "r", Path(sys.argv[2]), {}, {}, sample_seconds=None)
-while not run.run_id:
-    time.sleep(0.05)
-for step in range(50):
-    run.log(step, {"loss": step / 3})
-os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +43,22 @@ def begin(uri: str, folder: Path, **more: Any) -> TrackedRun:
     return TrackedRun.start(uri, "tests", folder.name, folder, **values)
 
 
+def delivered(folder: Path) -> Delivered:
+    ledger = read_ledger(folder)
+    assert ledger is not None
+    return read_delivered(folder, ledger)
+
+
 def fetch(uri: str, folder: Path) -> Any:
     from mlflow import MlflowClient
 
-    ledger = read_ledger(folder)
-    assert ledger is not None
-    return MlflowClient(tracking_uri=uri).get_run(ledger.run_id)
+    return MlflowClient(tracking_uri=uri).get_run(delivered(folder).run_id)
 
 
 def history(uri: str, folder: Path, key: str) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
-    ledger = read_ledger(folder)
-    assert ledger is not None
-    found = MlflowClient(tracking_uri=uri).get_metric_history(ledger.run_id, key)
+    found = MlflowClient(tracking_uri=uri).get_metric_history(delivered(folder).run_id, key)
     return sorted((metric.step, metric.value) for metric in found)
 
 
@@ -79,6 +70,8 @@ def list_artifacts(uri: str, folder: Path) -> dict[str, bytes]:
 
 
 def test_every_metric_of_every_step_is_there_exactly(uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
     with begin(uri, tmp_path) as run:
         for step in range(1, 1501):
             run.log(step, {"train/loss": 1 / step, "train/grad_norm": math.sqrt(step)})
@@ -86,17 +79,9 @@ def test_every_metric_of_every_step_is_there_exactly(uri: str, tmp_path: Path) -
     assert not run.pending, run.problem
     assert history(uri, tmp_path, "train/loss") == [(step, 1 / step) for step in range(1, 1501)]
     assert history(uri, tmp_path, "train/grad_norm") == [(step, math.sqrt(step)) for step in range(1, 1501)]
+    times = [one.timestamp for one in MlflowClient(uri).get_metric_history(run.run_id, "train/loss")]
+    assert sorted(times) == [entry.time for entry in read_journal(tmp_path / "metrics.jsonl")]
     assert list_artifacts(uri, tmp_path)["ftrun/metrics.jsonl"] == (tmp_path / "metrics.jsonl").read_bytes()
-
-
-def test_times_are_those_of_the_journal(uri: str, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    run = begin(uri, tmp_path)
-    run.log(1, {"loss": 0.5})
-    run.finish("FINISHED", WAIT)
-    [point] = MlflowClient(tracking_uri=uri).get_metric_history(run.run_id, "loss")
-    assert [point.timestamp] == [entry.time for entry in read_journal(tmp_path / "metrics.jsonl")]
 
 
 def test_nan_and_odd_names_arrive(uri: str, tmp_path: Path) -> None:
@@ -118,9 +103,7 @@ def test_nan_and_odd_names_arrive(uri: str, tmp_path: Path) -> None:
     [
         (None, "FINISHED"),
         (ValueError("no more memory\nat all"), "FAILED"),
-        (KeyboardInterrupt(), "KILLED"),
         (SystemExit(128 + signal.SIGTERM), "KILLED"),
-        (SystemExit(1), "FAILED"),
     ],
 )
 def test_the_status_tells_how_the_block_was_left(
@@ -141,6 +124,12 @@ def test_the_status_tells_how_the_block_was_left(
     failure = found.data.tags.get("ftrun.failure", "")
     assert failure.split(":")[0] == ("" if error is None else type(error).__name__)
     assert "at all" not in failure
+
+
+def test_an_exit_is_judged_by_its_code() -> None:
+    assert judge_end(KeyboardInterrupt()) == "KILLED"
+    assert judge_end(SystemExit(1)) == "FAILED"
+    assert judge_end(SystemExit(None)) == "FAILED"
 
 
 def test_data_files_are_inputs_with_their_whole_digest(uri: str, tmp_path: Path) -> None:
@@ -213,7 +202,8 @@ def test_secrets_are_nowhere_in_the_store(tmp_path: Path) -> None:
     assert len(stored) >= 4
     for secret in secrets:
         assert not [content for content in stored if secret.encode() in content], secret
-    assert HF not in (tmp_path / "run" / "tracking.json").read_text()
+    for name in ("tracking.json", "delivered.json"):
+        assert HF not in (tmp_path / "run" / name).read_text()
     assert HF in recipe.read_text()
 
 
@@ -227,7 +217,8 @@ def test_a_closed_port_costs_nothing_and_loses_nothing(uri: str, closed_port: st
     assert "ftrun sync" in outcome
     assert [entry.step for entry in read_journal(tmp_path / "metrics.jsonl")] == list(range(500))
     document = json.loads((tmp_path / "tracking.json").read_text())
-    assert (document["uri"], document["run_id"], document["status"]) == (closed_port, "", "FINISHED")
+    assert (document["uri"], document["status"]) == (closed_port, "FINISHED")
+    assert run.run_id == ""
     with pytest.raises(TrackingError, match="did not take the record"):
         send_pending(tmp_path)
 
@@ -254,10 +245,7 @@ def test_sending_everything_again_changes_nothing(uri: str, tmp_path: Path) -> N
         run.log(step, {"loss": step / 7, "nan": math.nan})
     run.finish("FINISHED", WAIT)
     first = fetch(uri, tmp_path)
-    document = json.loads((tmp_path / "tracking.json").read_text())
-    document |= {"run_id": "", "journals_sent": {}, "tags_sent": {}}
-    document |= {"params_sent": False, "datasets_sent": False}
-    (tmp_path / "tracking.json").write_text(json.dumps(document))
+    (tmp_path / "delivered.json").unlink()
     send_pending(tmp_path)
     again = fetch(uri, tmp_path)
     assert again.info.run_id == first.info.run_id
@@ -269,28 +257,19 @@ def test_sending_everything_again_changes_nothing(uri: str, tmp_path: Path) -> N
 def test_a_resumed_run_goes_on_in_the_same_one(uri: str, tmp_path: Path) -> None:
     run = begin(uri, tmp_path, params={"epochs": 1})
     run.log(1, {"loss": 2.0})
+    run.set_tags({"ftrun.failure": "interrupted"})
     run.finish("KILLED", WAIT)
+    assert fetch(uri, tmp_path).data.tags["ftrun.failure"] == "interrupted"
     resumed = begin(uri, tmp_path, params={"epochs": 2, "extra": True})
     resumed.log(2, {"loss": 1.0})
     outcome = resumed.finish("FINISHED", WAIT)
     assert resumed.run_id == run.run_id
-    assert fetch(uri, tmp_path).info.status == "FINISHED"
-    assert fetch(uri, tmp_path).data.params == {"epochs": "1", "extra": "true"}
+    found = fetch(uri, tmp_path)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"epochs": "1", "extra": "true"}
+    assert "ftrun.failure" not in found.data.tags
     assert "parameter epochs stays 1" in outcome
     assert history(uri, tmp_path, "loss") == [(1, 2.0), (2, 1.0)]
-
-
-def test_a_run_that_was_killed_outright_is_completed_as_killed(uri: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_OUTRIGHT, uri, str(tmp_path)],
-        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
-        timeout=WAIT,
-    )
-    assert done.returncode == -signal.SIGKILL
-    assert fetch(uri, tmp_path).info.status == "RUNNING"
-    send_pending(tmp_path)
-    assert fetch(uri, tmp_path).info.status == "KILLED"
-    assert history(uri, tmp_path, "loss") == [(step, step / 3) for step in range(50)]
 
 
 def test_a_folder_has_one_writer(uri: str, tmp_path: Path) -> None:
@@ -315,18 +294,41 @@ def test_system_metrics_arrive_under_mlflows_names(uri: str, tmp_path: Path) -> 
     assert read_journal(tmp_path / "metrics.jsonl") == []
 
 
-def test_a_sign_of_life_is_given(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftrun.runner.tracking.run.HEARTBEAT_MS", 0)
+def test_where_to_look_is_known_at_once_and_who_runs_it_soon(uri: str, tmp_path: Path) -> None:
     run = begin(uri, tmp_path)
+    assert run.describe() == f"mlflow ui --backend-store-uri {uri}"
+    while not run.run_id:
+        time.sleep(0.05)
     run.finish("FINISHED", WAIT)
     found = fetch(uri, tmp_path)
+    assert found.data.tags["mlflow.user"] == getpass.getuser()
+    assert {"ftrun.host", "ftrun.pid", "ftrun.key"} <= set(found.data.tags)
     assert int(found.data.tags["ftrun.heartbeat"]) >= found.info.start_time
 
 
-def test_where_to_look_is_known_at_once(uri: str, tmp_path: Path) -> None:
-    run = begin(uri, tmp_path)
-    assert run.describe() == f"mlflow ui --backend-store-uri {uri}"
-    run.finish("FINISHED", WAIT)
-    tags = fetch(uri, tmp_path).data.tags
-    assert tags["mlflow.user"] == getpass.getuser()
-    assert {"ftrun.host", "ftrun.pid", "ftrun.key"} <= set(tags)
+def test_a_stage_is_shown_under_its_pipeline(uri: str, tmp_path: Path) -> None:
+    whole = begin(uri, tmp_path / "whole")
+    stage = begin(uri, tmp_path / "stage", parent=tmp_path / "whole")
+    stage.finish("FINISHED", WAIT)
+    assert not stage.pending, stage.outcome
+    assert fetch(uri, tmp_path / "stage").data.tags["mlflow.parentRunId"] == whole.run_id != ""
+    whole.finish("FINISHED", WAIT)
+    with pytest.raises(TrackingError, match="not the folder of a tracked run"):
+        begin(uri, tmp_path / "other", parent=tmp_path)
+
+
+def test_a_stage_finds_its_pipeline_when_both_are_sent_later(
+    uri: str, closed_port: str, tmp_path: Path
+) -> None:
+    whole = begin(closed_port, tmp_path / "before" / "whole")
+    stage = begin(closed_port, tmp_path / "before" / "stage", parent=tmp_path / "before" / "whole")
+    stage.finish("FINISHED", 0.0)
+    whole.finish("FINISHED", 0.0)
+    shutil.copytree(tmp_path / "before", tmp_path / "after")
+    send_pending(tmp_path / "after" / "whole", uri)
+    assert "The record is in MLflow" in send_pending(tmp_path / "after" / "stage", uri)
+    parent = fetch(uri, tmp_path / "after" / "whole").info.run_id
+    assert fetch(uri, tmp_path / "after" / "stage").data.tags["mlflow.parentRunId"] == parent
+
+    (tmp_path / "after" / "whole" / "delivered.json").unlink()
+    assert f"sync {tmp_path / 'after' / 'whole'} first" in send_pending(tmp_path / "after" / "stage")

@@ -1,6 +1,6 @@
 """How MLflow comes to hold what the ledger says.
 
-`deliver` sends whatever the ledger does not yet count as sent, and may be called again after any failure:
+`deliver` sends whatever is not noted as delivered, and may be called again after any failure:
 metrics carry their recorded time and step, so a second sending of the same ones changes nothing.
 Only `MlflowClient` is used: the fluent API keeps one run per process and calls crashed runs FINISHED.
 """
@@ -13,11 +13,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ftrun.runner.tracking.delivered import Record, wanted_tags
 from ftrun.runner.tracking.journal import Entry, read_entries
-from ftrun.runner.tracking.ledger import JOURNALS, Ledger, LedgerFile, TrackedData, add_refusal
+from ftrun.runner.tracking.ledger import JOURNALS, Ledger, TrackedData
 from ftrun.runner.tracking.params import clean_key, shorten_value
 from ftrun.runner.tracking.secrets import redact_text
 from ftrun.runner.tracking.store import artifact_root, name_folder, prepare_store, sqlite_path
@@ -57,7 +57,7 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def deliver(client: MlflowClient, record: LedgerFile, stopped: Stopped) -> None:
+def deliver(client: MlflowClient, record: Record, stopped: Stopped) -> None:
     """Send all that is not sent, in order, until `stopped()`. Raises what MLflow raises when it cannot.
 
     The status comes before folders, because a model can take longer to upload than anybody waits, and in
@@ -98,11 +98,11 @@ def quiet_retries() -> Iterator[None]:
             logging.getLogger(name).removeFilter(is_foreign)
 
 
-def _create_run(client: MlflowClient, record: LedgerFile) -> None:
-    ledger = record.now
-    if ledger.run_id:
+def _create_run(client: MlflowClient, record: Record) -> None:
+    if record.delivered.run_id:
         return
-    experiment_id = ledger.experiment_id or _find_experiment(client, ledger)
+    ledger = record.ledger
+    experiment_id = record.delivered.experiment_id or _find_experiment(client, ledger)
     record.change(experiment_id=experiment_id)
     # An answer may have been lost on the way: look before creating a second run.
     found = client.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{ledger.key}'", max_results=1)
@@ -131,27 +131,44 @@ def _find_experiment(client: MlflowClient, ledger: Ledger) -> str:
     return str(client.get_experiment_by_name(ledger.experiment).experiment_id)  # another process was faster
 
 
-def _send_description(client: MlflowClient, record: LedgerFile) -> None:
-    from mlflow.entities import Param, RunTag
+def _send_description(client: MlflowClient, record: Record) -> None:
+    from mlflow.entities import Param
 
-    ledger = record.now
-    if ledger.status == "RUNNING" and ledger.status_sent != "RUNNING":  # a finished run was resumed
-        client.update_run(ledger.run_id, status="RUNNING")
-        record.change(status_sent="RUNNING")
-    if not ledger.params_sent:
-        params = [Param(key, value) for key, value in ledger.params.items()]
-        _offer(record, "parameters", client.log_batch, ledger.run_id, params=params, synchronous=True)
-        record.change(params_sent=True)
-    unsent = {key: value for key, value in ledger.tags.items() if ledger.tags_sent.get(key) != value}
-    if unsent:
-        tags = [RunTag(clean_key(key), shorten_value(value, MAX_TAG)) for key, value in unsent.items()]
-        _offer(record, "tags", client.log_batch, ledger.run_id, tags=tags, synchronous=True)
-        record.change(tags_sent=ledger.tags)
-    if not ledger.datasets_sent:
-        inputs = [_as_input(ledger.datasets, data) for data in ledger.datasets]
-        if inputs:
-            _offer(record, "data sets", client.log_inputs, ledger.run_id, inputs)
-        record.change(datasets_sent=True)
+    ledger, run_id = record.ledger, record.delivered.run_id
+    if ledger.status == "RUNNING" and record.delivered.status != "RUNNING":  # a finished run was resumed
+        client.update_run(run_id, status="RUNNING")
+        record.change(status="RUNNING")
+    _send_tags(client, record)
+    if record.delivered.described == ledger.session:
+        return
+    params = [Param(key, value) for key, value in ledger.params.items()]
+    _offer(record, "parameters", client.log_batch, run_id, params=params, synchronous=True)
+    inputs = [_as_input(ledger.datasets, data) for data in ledger.datasets]
+    if inputs:
+        _offer(record, "data sets", client.log_inputs, run_id, inputs)
+    record.change(described=ledger.session)
+
+
+def _send_tags(client: MlflowClient, record: Record) -> None:
+    from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+
+    run_id, sent = record.delivered.run_id, record.delivered.tags
+    wanted = wanted_tags(record.folder, record.ledger)
+    new = [
+        RunTag(clean_key(key), shorten_value(value, MAX_TAG))
+        for key, value in wanted.items()
+        if sent.get(key) != value
+    ]
+    if new:
+        _offer(record, "tags", client.log_batch, run_id, tags=new, synchronous=True)
+    for key in sent.keys() - wanted.keys():
+        try:
+            client.delete_tag(run_id, clean_key(key))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the answer to a first attempt was lost
+                raise
+    record.change(tags=wanted)
 
 
 def _as_input(datasets: tuple[TrackedData, ...], data: TrackedData) -> Any:
@@ -172,16 +189,15 @@ def _as_input(datasets: tuple[TrackedData, ...], data: TrackedData) -> Any:
     )
 
 
-def _send_journal(client: MlflowClient, record: LedgerFile, file: str, stopped: Stopped) -> None:
+def _send_journal(client: MlflowClient, record: Record, file: str, stopped: Stopped) -> None:
     while not stopped():
-        ledger = record.now
-        offset = ledger.journals_sent.get(file, 0)
-        entries, after = read_entries(record.folder / file, offset, MAX_METRICS)
-        if after == offset:
+        sent = record.delivered.journals
+        entries, after = read_entries(record.folder / file, sent.get(file, 0), MAX_METRICS)
+        if after == sent.get(file, 0):
             return
         metrics = _as_metrics(entries)
-        _offer(record, file, client.log_batch, ledger.run_id, metrics=metrics, synchronous=True)
-        record.change(journals_sent={**ledger.journals_sent, file: after})
+        _offer(record, file, client.log_batch, record.delivered.run_id, metrics=metrics, synchronous=True)
+        record.change(journals={**sent, file: after})
 
 
 def _as_metrics(entries: list[Entry]) -> list[Any]:
@@ -194,14 +210,14 @@ def _as_metrics(entries: list[Entry]) -> list[Any]:
     ]
 
 
-def _send_status(client: MlflowClient, record: LedgerFile) -> None:
-    ledger = record.now
-    if ledger.status != ledger.status_sent:
-        client.set_terminated(ledger.run_id, ledger.status, ledger.end_time)
-        record.change(status_sent=ledger.status)
+def _send_status(client: MlflowClient, record: Record) -> None:
+    ledger = record.ledger
+    if ledger.status != record.delivered.status:
+        client.set_terminated(record.delivered.run_id, ledger.status, ledger.end_time)
+        record.change(status=ledger.status)
 
 
-def _offer(record: LedgerFile, what: str, send: Callable[..., object], *values: Any, **named: Any) -> None:
+def _offer(record: Record, what: str, send: Callable[..., object], *values: Any, **named: Any) -> None:
     """Send; what MLflow calls invalid stays invalid, so it is noted and not tried again."""
     from mlflow.exceptions import MlflowException
 
@@ -210,4 +226,4 @@ def _offer(record: LedgerFile, what: str, send: Callable[..., object], *values: 
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
-        record.change(partial(add_refusal, reason=f"{what}: {describe_error(error)}"))
+        record.refuse(f"{what}: {describe_error(error)}")

@@ -1,21 +1,21 @@
-"""The ledger of a run: what MLflow shall hold, and how much of it MLflow already holds.
+"""The ledger of a run: what MLflow shall hold. What it holds already is told by `delivered`.
 
-It is `tracking.json` in the run folder, rewritten whole at each change, so that another process can finish
-the work after a crash. The metrics themselves are not in it: the journals are, by how far they were sent.
+It is `tracking.json` in the run folder, rewritten whole at each change by the holder of `tracking.lock`: the
+process that trains, or one that ends the run of a process that disappeared. The metrics themselves are not
+in it; they are in the journals.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ftrun.runner.tracking.journal import METRICS_FILE, now_ms
+from ftrun.runner.tracking.journal import METRICS_FILE, now_ms, read_journal
 from ftrun.runner.tracking.params import flatten_params
 from ftrun.runner.tracking.secrets import SECRET, redact, redact_text
 from ftrun.schemas.errors import TrackingError
@@ -24,8 +24,10 @@ LEDGER_FILE = "tracking.json"
 LOCK_FILE = "tracking.lock"
 SYSTEM_FILE = "system.jsonl"
 JOURNALS = (METRICS_FILE, SYSTEM_FILE)
-SCHEMA = 1
-MAX_REFUSED = 20
+SCHEMA = 2
+ARTIFACTS = "ftrun"  # the folder of what describes a run
+FAILURE_TAG = "ftrun.failure"
+DISAPPEARED = "the process disappeared"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -48,14 +50,15 @@ class Upload:
     path: str
     under: str
     version: int = 1
-    sent: bool = False
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Above the line what shall be, below it what is. Times in milliseconds since the epoch.
+    """What MLflow shall hold. Times in milliseconds since the epoch.
 
-    `key` finds the run again when the answer to its creation was lost. `uri` is without credentials.
+    `uri` is without credentials. `parent` is the run folder of the pipeline that this run is a stage of, as
+    seen from this run's folder, empty for none. `key` finds the run again when the answer to its creation
+    was lost. `session` is new each time that the run is started or resumed.
     """
 
     uri: str
@@ -64,76 +67,28 @@ class Ledger:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     datasets: tuple[TrackedData, ...]
+    parent: str = ""
     uploads: tuple[Upload, ...] = ()
     status: Status = "RUNNING"
     start_time: int = field(default_factory=now_ms)
     end_time: int = 0
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
-    # -------------------------------------------------------------------------------------------------
-    experiment_id: str = ""
-    run_id: str = ""
-    params_sent: bool = False
-    datasets_sent: bool = False
-    tags_sent: Mapping[str, str] = field(default_factory=dict)
-    status_sent: Status = "RUNNING"
-    journals_sent: Mapping[str, int] = field(default_factory=dict)  # bytes
-    refused: tuple[str, ...] = ()
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    notes: tuple[str, ...] = ()  # what MLflow cannot show as it is
 
 
 class LedgerFile:
-    """The ledger in a run folder, shared by the training thread and the delivering one."""
+    """The ledger in the run folder of a process that holds `tracking.lock`."""
 
     def __init__(self, folder: Path, ledger: Ledger) -> None:
         self.folder = folder
-        self._ledger = ledger
-        self._lock = threading.Lock()
-        self._closed = False
+        self.now = ledger
         self.change()
 
-    @property
-    def now(self) -> Ledger:
-        return self._ledger
-
     def change(self, edit: Callable[[Ledger], Ledger] | None = None, **fields: Any) -> None:
-        """Replace `fields`, or what `edit` replaces, and write the file; without effect once closed."""
-        with self._lock:
-            if self._closed:
-                return
-            self._ledger = replace(edit(self._ledger) if edit else self._ledger, **fields)
-            write_ledger(self.folder, self._ledger)
-
-    def close(self) -> None:
-        """Let no late thread write over what another process may have changed since."""
-        with self._lock:
-            self._closed = True
-
-
-def add_upload(ledger: Ledger, path: str, under: str) -> Ledger:
-    """The ledger with one more upload; the same path again means that its content changed."""
-    before = [upload for upload in ledger.uploads if (upload.path, upload.under) == (path, under)]
-    others = tuple(upload for upload in ledger.uploads if upload not in before)
-    version = 1 + max((upload.version for upload in before), default=0)
-    return replace(ledger, uploads=(*others, Upload(path, under, version)))
-
-
-def add_refusal(ledger: Ledger, reason: str) -> Ledger:
-    """The ledger with one more thing that the store will never take; the first twenty are kept."""
-    if reason in ledger.refused or len(ledger.refused) >= MAX_REFUSED:
-        return ledger
-    return replace(ledger, refused=(*ledger.refused, reason))
-
-
-def is_complete(folder: Path, ledger: Ledger) -> bool:
-    """Whether MLflow holds everything, the journals to their last byte included."""
-    return (
-        bool(ledger.run_id)
-        and ledger.params_sent
-        and ledger.datasets_sent
-        and ledger.tags == ledger.tags_sent
-        and ledger.status == ledger.status_sent
-        and all(upload.sent for upload in ledger.uploads)
-        and all(ledger.journals_sent.get(file, 0) >= file_size(folder / file) for file in JOURNALS)
-    )
+        """Replace `fields`, or what `edit` replaces, and write the file."""
+        self.now = replace(edit(self.now) if edit else self.now, **fields)
+        write_document(self.folder / LEDGER_FILE, {"schema": SCHEMA, **asdict(self.now)})
 
 
 def new_ledger(
@@ -143,8 +98,9 @@ def new_ledger(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     datasets: Sequence[TrackedData],
+    parent: str = "",
 ) -> Ledger:
-    """A ledger of which nothing is sent; secrets are already out of it."""
+    """The ledger of a run that begins; secrets are already out of it."""
     return Ledger(
         uri=redact_text(uri),
         experiment=experiment,
@@ -152,45 +108,48 @@ def new_ledger(
         params=flatten_params(params),
         tags=redact_tags(tags),
         datasets=tuple(replace(data, source=redact_text(data.source)) for data in datasets),
+        parent=parent,
     )
 
 
 def continue_ledger(before: Ledger, after: Ledger) -> Ledger:
-    """The ledger of a resumed run: the same MLflow run goes on.
+    """The ledger of a resumed run: the same MLflow run goes on, and how it had ended is forgotten.
 
     MLflow never changes a parameter: where `after` says otherwise the first value stays, and that is told.
     """
-    ledger = replace(
+    changed = [key for key, value in after.params.items() if before.params.get(key, value) != value]
+    notes = [
+        f"parameter {key} stays {before.params[key]}: MLflow cannot change it to {after.params[key]}"
+        for key in changed
+    ]
+    kept = {key: value for key, value in before.tags.items() if key != FAILURE_TAG}
+    return replace(
         before,
         params={**after.params, **before.params},
-        tags={**before.tags, **after.tags},
+        tags={**kept, **after.tags},
         datasets=tuple(dict.fromkeys((*before.datasets, *after.datasets))),
+        parent=after.parent,
         status="RUNNING",
-        params_sent=False,
-        datasets_sent=False,
+        session=after.session,
+        notes=tuple(dict.fromkeys((*before.notes, *notes))),
     )
-    for key, value in after.params.items():
-        if before.params.get(key, value) != value:
-            reason = f"parameter {key} stays {before.params[key]}: MLflow cannot change it to {value}"
-            ledger = add_refusal(ledger, reason)
-    return ledger
 
 
-def forget_sent(ledger: Ledger, uri: str) -> Ledger:
-    """The same record for another store, which holds nothing of it yet."""
-    return replace(
-        ledger,
-        uri=redact_text(uri),
-        uploads=tuple(replace(upload, sent=False) for upload in ledger.uploads),
-        experiment_id="",
-        run_id="",
-        params_sent=False,
-        datasets_sent=False,
-        tags_sent={},
-        status_sent="RUNNING",
-        journals_sent={},
-        refused=(),
-    )
+def abandon_ledger(folder: Path, ledger: Ledger) -> Ledger:
+    """The ledger of a run whose process disappeared: KILLED, at the time of its last metric."""
+    entries = read_journal(folder / METRICS_FILE)
+    end = entries[-1].time if entries else now_ms()
+    uploads = add_upload(ledger, METRICS_FILE, ARTIFACTS).uploads if entries else ledger.uploads
+    tags = {**ledger.tags, FAILURE_TAG: DISAPPEARED}
+    return replace(ledger, status="KILLED", end_time=end, tags=tags, uploads=uploads)
+
+
+def add_upload(ledger: Ledger, path: str, under: str) -> Ledger:
+    """The ledger with one more upload; the same path again means that its content changed."""
+    before = [upload for upload in ledger.uploads if (upload.path, upload.under) == (path, under)]
+    others = tuple(upload for upload in ledger.uploads if upload not in before)
+    version = 1 + max((upload.version for upload in before), default=0)
+    return replace(ledger, uploads=(*others, Upload(path, under, version)))
 
 
 def redact_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -208,29 +167,32 @@ def read_ledger(folder: Path) -> Ledger | None:
     Raises TrackingError when the file is from another version or damaged.
     """
     path = folder / LEDGER_FILE
-    if not path.exists():
-        return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.pop("schema") != SCHEMA:
             raise ValueError("another schema")
         document["datasets"] = tuple(TrackedData(**item) for item in document["datasets"])
         document["uploads"] = tuple(Upload(**item) for item in document["uploads"])
-        document["refused"] = tuple(document["refused"])
+        document["notes"] = tuple(document["notes"])
         return Ledger(**document)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, KeyError, TypeError) as error:
         raise TrackingError(
             f"{path} cannot be read ({error}). Move it away: the metrics are safe in {METRICS_FILE}."
         ) from error
 
 
-def write_ledger(folder: Path, ledger: Ledger) -> None:
-    """Write the file beside its place and move it there: a reader never sees half of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{LEDGER_FILE}.{os.getpid()}.tmp"
-    text = json.dumps({"schema": SCHEMA, **asdict(ledger)}, indent=1, ensure_ascii=False)
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(folder / LEDGER_FILE)
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file beside its place and move it there: a reader never sees half of it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+    draft.replace(path)
+
+
+def place_beside(folder: Path, other: Path) -> str:
+    """The run folder `other` as the ledger in `folder` keeps it: both may move together."""
+    return Path(os.path.relpath(other.resolve(), folder.resolve())).as_posix()
 
 
 def place_in(folder: Path, path: Path) -> str:
@@ -241,8 +203,3 @@ def place_in(folder: Path, path: Path) -> str:
         if absolute.is_relative_to(folder.absolute())
         else str(absolute)
     )
-
-
-def file_size(path: Path) -> int:
-    """In bytes; 0 when the file does not exist."""
-    return path.stat().st_size if path.exists() else 0

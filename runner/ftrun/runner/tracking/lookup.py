@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+ID_START = re.compile(r"[0-9a-f]{4,31}")
 
 
 def find_model(reference: str, uri: str) -> Path:
     """The model folder of a finished run in the store at `uri`.
 
-    `reference` is MLflow's id, the run's name (`polite-1`), or the recipe's name, which means its newest
-    finished run. Raises TrackingError, which says what there is, where no such model is on this machine.
+    `reference` is MLflow's id, the run's name (`polite-1`), the recipe's name, which means its newest finished
+    run, or the first four or more characters of an id. Raises TrackingError, which says what there is, where no
+    such model is on this machine, or where several ids start so.
     """
     try:
         run = _find_run(reference, connect(uri))
@@ -54,4 +56,13 @@ def _find_run(reference: str, client: MlflowClient) -> Any | None:
         )
         if found:
             return found[0]
-    return None
+    return _find_by_start(reference, experiments, client) if ID_START.fullmatch(reference) else None
+
+
+def _find_by_start(start: str, experiments: list[str], client: MlflowClient) -> Any | None:
+    condition = f"attributes.run_id LIKE '{start}%' and attributes.status = 'FINISHED'"
+    found = client.search_runs(experiments, condition, max_results=5)
+    if len(found) > 1:
+        names = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found)
+        raise TrackingError(f"the ids of several runs start with {start}: {names}; write more of the id")
+    return found[0] if found else None

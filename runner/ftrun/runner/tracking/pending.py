@@ -6,21 +6,23 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from ftrun.runner.tracking.delivered import DELIVERED_LOCK, Delivered, Record, find_parent, is_complete
 from ftrun.runner.tracking.delivery import connect, deliver, describe_error, quiet_retries
-from ftrun.runner.tracking.journal import METRICS_FILE, now_ms, read_journal
 from ftrun.runner.tracking.ledger import (
+    LEDGER_FILE,
     LOCK_FILE,
     Ledger,
     LedgerFile,
-    forget_sent,
+    abandon_ledger,
     has_hidden_part,
-    is_complete,
     read_ledger,
 )
-from ftrun.runner.tracking.lock import release_lock, take_lock
+from ftrun.runner.tracking.lock import hold_lock, release_lock, take_lock
 from ftrun.runner.tracking.secrets import redact_text
 from ftrun.runner.tracking.store import describe_place, resolve_uri
 from ftrun.schemas.errors import TrackingError
+
+COURIER_SECONDS = 60.0  # a courier that was told to stop still ends what it is sending: 20 s for each attempt
 
 
 def send_pending(folder: Path, uri: str | None = None) -> str:
@@ -39,45 +41,50 @@ def send_pending(folder: Path, uri: str | None = None) -> str:
             f"The run in {folder} is still going: it sends its record itself. Try again after it."
         )
     try:
-        record = _reopen(folder, uri)
-        target = uri or record.now.uri
-        try:
-            with quiet_retries():
-                deliver(connect(target), record, lambda: False)
-        except Exception as error:  # whatever the store, its driver or the network raises
-            raise TrackingError(
-                f"{redact_text(target)} did not take the record: {describe_error(error)}"
-            ) from error
-        record.close()
+        ledger = _reopen(folder, uri)
+        target = uri or ledger.uri
+        with hold_lock(folder / DELIVERED_LOCK, COURIER_SECONDS):
+            record = Record(folder, ledger)
+            try:
+                with quiet_retries():
+                    deliver(connect(target), record, lambda: False)
+            except Exception as error:  # whatever the store, its driver or the network raises
+                raise TrackingError(
+                    f"{redact_text(target)} did not take the record: {describe_error(error)}"
+                ) from error
+            record.change(problem="")
     finally:
         release_lock(lock)
-    return describe_outcome(folder, record.now, "")
+    return describe_outcome(folder, ledger, record.delivered, "")
 
 
-def describe_outcome(folder: Path, ledger: Ledger, problem: str) -> str:
+def describe_outcome(folder: Path, ledger: Ledger, delivered: Delivered, problem: str) -> str:
     """One sentence for the user: where the run is, or what is missing and how to send it."""
-    if not is_complete(folder, ledger):
+    if not is_complete(folder, ledger, delivered):
+        if not problem and find_parent(folder, ledger) == "":
+            problem = f"nor the run that it is a stage of: sync {(folder / ledger.parent).resolve()} first"
         cause = f" ({problem})" if problem else ""
         return (
             f"MLflow at {ledger.uri} does not have the whole record yet{cause}; "
             f"it is complete in {folder}, and `ftrun sync {shlex.quote(str(folder))}` sends the rest."
         )
-    place = describe_place(ledger.uri, ledger.experiment_id, ledger.run_id)
-    refused = f"; MLflow refused: {'; '.join(ledger.refused)}" if ledger.refused else ""
+    place = describe_place(ledger.uri, delivered.experiment_id, delivered.run_id)
+    told = (*ledger.notes, *delivered.refused)
+    refused = f"; MLflow refused: {'; '.join(told)}" if told else ""
     return f"The record is in MLflow: {place}{refused}"
 
 
-def _reopen(folder: Path, uri: str | None) -> LedgerFile:
+def _reopen(folder: Path, uri: str | None) -> Ledger:
+    """The ledger, meant for `uri` from now on if that is given, and of a run that has ended."""
     ledger = read_ledger(folder)
     if ledger is None:
-        raise TrackingError(f"{folder} holds no tracking.json, so it is not the folder of a tracked run.")
+        raise TrackingError(f"{folder} holds no {LEDGER_FILE}, so it is not the folder of a tracked run.")
     if uri is None and has_hidden_part(ledger.uri):
         raise TrackingError(
             f"The credentials of {ledger.uri} are not kept in {folder}: give the whole URI again."
         )
-    if uri is not None and redact_text(uri) != ledger.uri:
-        ledger = forget_sent(ledger, uri)
+    if uri is not None:
+        ledger = replace(ledger, uri=redact_text(uri))
     if ledger.status == "RUNNING":
-        entries = read_journal(folder / METRICS_FILE)
-        ledger = replace(ledger, status="KILLED", end_time=entries[-1].time if entries else now_ms())
-    return LedgerFile(folder, ledger)
+        ledger = abandon_ledger(folder, ledger)
+    return LedgerFile(folder, ledger).now

@@ -29,6 +29,7 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
+        """Take the last sample; a second call changes nothing."""
         self._stopping.set()
         self._thread.join()
         self._journal.close()

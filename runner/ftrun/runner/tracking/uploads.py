@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftrun.runner.tracking.delivered import Record
 from ftrun.runner.tracking.journal import METRICS_FILE
-from ftrun.runner.tracking.ledger import Ledger, LedgerFile, Upload, add_refusal
 from ftrun.runner.tracking.secrets import redact_text
 
 if TYPE_CHECKING:
@@ -22,40 +20,34 @@ NEVER_UPLOADED = "training_args.bin"  # a pickle that holds hub_token in clear
 Stopped = Callable[[], bool]
 
 
-def send_files(client: MlflowClient, record: LedgerFile, stopped: Stopped) -> None:
+def send_files(client: MlflowClient, record: Record, stopped: Stopped) -> None:
     """Upload the files that are not sent; one that is gone is noted and not tried again."""
-    for upload in record.now.uploads:
+    for upload in record.ledger.uploads:
         path = record.folder / upload.path
-        if upload.sent or path.is_dir():
+        if upload in record.delivered.uploads or path.is_dir():
             continue
         if stopped():
             return
         if path.exists():
-            _send_file(client, record.now.run_id, path, upload.under)
+            _send_file(client, record.delivered.run_id, path, upload.under)
         else:
-            record.change(partial(add_refusal, reason=f"{path} is not there any more"))
-        record.change(partial(_mark_sent, done=upload))
+            record.refuse(f"{path} is not there any more")
+        record.add_upload(upload)
 
 
-def send_folders(client: MlflowClient, record: LedgerFile, stopped: Stopped) -> None:
+def send_folders(client: MlflowClient, record: Record, stopped: Stopped) -> None:
     """Upload the folders that are not sent, byte for byte: a changed vocabulary is another model."""
-    for upload in record.now.uploads:
+    for upload in record.ledger.uploads:
         folder = record.folder / upload.path
-        if upload.sent or not folder.is_dir():
+        if upload in record.delivered.uploads or not folder.is_dir():
             continue
         for path in sorted(folder.rglob("*")):
             if stopped():
                 return
             if path.is_file() and path.name != NEVER_UPLOADED:
                 place = (Path(upload.under) / path.relative_to(folder).parent).as_posix()
-                client.log_artifact(record.now.run_id, str(path), place)
-        record.change(partial(_mark_sent, done=upload))
-
-
-def _mark_sent(ledger: Ledger, done: Upload) -> Ledger:
-    """An upload that changed while it was being sent is no longer equal to `done` and stays unsent."""
-    uploads = tuple(replace(upload, sent=True) if upload == done else upload for upload in ledger.uploads)
-    return replace(ledger, uploads=uploads)
+                client.log_artifact(record.delivered.run_id, str(path), place)
+        record.add_upload(upload)
 
 
 def _send_file(client: MlflowClient, run_id: str, path: Path, under: str) -> None:
