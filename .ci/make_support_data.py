@@ -130,6 +130,9 @@ NAMES = ("Ada", "Ben", "Chloe", "David", "Elif", "Femi", "Grace", "Hiro", "Ines"
 
 Row = dict[str, list[dict[str, str]]]
 
+Part = tuple[str, str, str]
+"""Team, problem and product of a message."""
+
 
 def write_message(draw: random.Random, problem: str, product: str, urgency: str, order: str | None) -> str:
     """Put one message together: the problem and up to three more sentences in any order, then a closing."""
@@ -147,13 +150,11 @@ def write_message(draw: random.Random, problem: str, product: str, urgency: str,
     return message.format(product=product, order=order, number=draw.randint(4, 99), name=draw.choice(NAMES))
 
 
-def make_rows(
-    draw: random.Random, count: int, pairs: list[tuple[str, str, str]], orders: list[str]
-) -> list[Row]:
+def make_rows(draw: random.Random, count: int, parts: list[Part], orders: list[str]) -> list[Row]:
     """Draw `count` rows with different messages; two of three rows name an order."""
     rows: dict[str, Row] = {}
     while len(rows) < count:
-        team, problem, product = pairs[len(rows) % len(pairs)]
+        team, problem, product = parts[len(rows) % len(parts)]
         urgency = draw.choice(tuple(URGENCY))
         order = draw.choice(orders) if draw.random() < 0.67 else None
         message = write_message(draw, problem, product, urgency, order)
@@ -165,17 +166,23 @@ def make_rows(
     return list(rows.values())
 
 
+def divide_parts(draw: random.Random) -> tuple[list[Part], list[Part], list[str]]:
+    """Return the parts of held-out messages, those of training messages, and order numbers for both."""
+    parts = [
+        (team, problem, product) for team in PROBLEMS for problem in PROBLEMS[team] for product in PRODUCTS
+    ]
+    draw.shuffle(parts)
+    orders = [str(number) for number in draw.sample(range(1000, 10000), 3000)]
+    kept = len(parts) // 4
+    return parts[:kept], parts[kept:], orders
+
+
 def make_splits() -> tuple[list[Row], list[Row]]:
     """Return the training rows and the held-out rows, the same ones every time."""
     draw = random.Random(SEED)
-    pairs = [
-        (team, problem, product) for team in PROBLEMS for problem in PROBLEMS[team] for product in PRODUCTS
-    ]
-    draw.shuffle(pairs)
-    orders = [str(number) for number in draw.sample(range(1000, 10000), 3000)]
-    kept = len(pairs) // 4
-    heldout = make_rows(draw, HELDOUT_ROWS, pairs[:kept], orders[:600])
-    train = make_rows(draw, TRAIN_ROWS, pairs[kept:], orders[600:])
+    held, trained, orders = divide_parts(draw)
+    heldout = make_rows(draw, HELDOUT_ROWS, held, orders[:600])
+    train = make_rows(draw, TRAIN_ROWS, trained, orders[600:])
     shared = {row["messages"][0]["content"] for row in train} & {
         row["messages"][0]["content"] for row in heldout
     }
