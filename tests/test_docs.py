@@ -6,6 +6,7 @@ extends is stood in for by MINIMAL. A block of code whose first line is a commen
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -120,11 +121,11 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
 # --- docs/recipe.md ----------------------------------------------------------------------------------
 
 
-def table(heading: str) -> dict[str, list[str]]:
-    """The rows of the first table below a heading, the other cells by the name in the first."""
-    _, _, below = PAGES["recipe.md"].partition(f"\n{heading}\n")
-    rows = re.search(r"^(\|.*?)\n\n", below, re.DOTALL | re.MULTILINE)
-    assert rows, f"recipe.md has no table below {heading}"
+def table(heading: str, page: str = "recipe.md") -> dict[str, list[str]]:
+    """The rows of the first table below a heading or a line, the other cells by the name in the first."""
+    _, _, below = PAGES[page].partition(f"\n{heading}\n")
+    rows = re.search(r"^(\|.*?)\n(\n|\Z)", below, re.DOTALL | re.MULTILINE)
+    assert rows, f"{page} has no table below {heading}"
     cells = [line.strip("|").split("|") for line in rows[1].splitlines()[2:]]
     return {first.strip().strip("`"): [cell.strip() for cell in rest] for first, *rest in cells}
 
@@ -169,6 +170,33 @@ def test_every_refused_key_is_told(section: str, name: str) -> None:
     rows = below.partition("\n\n")[0].splitlines()[2:]
     told = [key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(told) == sorted(read_table(name).refused)
+
+
+# --- docs/methods.md ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "method"),
+    [
+        ("The usual settings of `training` (TRL's `RewardConfig`):\n", "reward"),
+        ("The usual settings of `training` (TRL's `DPOConfig`):\n", "dpo"),
+        ("is logged, and the sources of the formulas. The usual settings of `training`:\n", "ppo"),
+    ],
+)
+def test_the_usual_settings_of_each_method_have_their_defaults(line: str, method: str) -> None:
+    rows, known = table(line, "methods.md"), defaults(read_table(method))
+    assert rows.keys() <= known.keys()
+    assert {key: cells[1] for key, cells in rows.items()} == {key: shown(known[key]) for key in rows}
+
+
+def test_every_key_that_a_method_adds_is_told() -> None:
+    text = PAGES["methods.md"]
+    shared = {name for name in sections.BaseRecipe.model_fields}
+    for method in ("reward", "dpo", "ppo"):
+        recipe = importlib.import_module(f"ftrun.schemas.methods.{method}").Recipe
+        for section in sorted(set(recipe.model_fields) - shared):
+            for key in recipe.model_fields[section].annotation.model_fields:
+                assert f"`{section}.{key}" in text or f"\n| `{key}` |" in text, f"{section}.{key}"
 
 
 # --- docs/writing-checks.md --------------------------------------------------------------------------
