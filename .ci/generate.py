@@ -42,7 +42,7 @@ def generate_tables() -> dict[Path, str]:
 
 
 def generate_schema() -> dict[Path, str]:
-    """The JSON Schema of a recipe, with a branch for each method.
+    """The JSON Schema of a recipe, with a branch for each method, and of a pipeline, which has `stages`.
 
     `anyOf`, because a file that extends another may leave `method` to it; where `method` is given it decides
     which branch can match.
@@ -57,17 +57,37 @@ def generate_schema() -> dict[Path, str]:
             assert sections.setdefault(title, section) == section, (
                 f"two different sections are called {title}"
             )
+    pipeline, sections_of_pipeline = describe_pipeline()
+    for title, section in sections_of_pipeline.items():
+        assert sections.setdefault(title, section) == section, f"two different sections are called {title}"
+    sections["pipeline"] = pipeline
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "recipe.schema.json",
         "title": "ftrun recipe",
-        "description": "One run of ftrun: the model, the data, how it is trained and where that is recorded.",
+        "description": "One run of ftrun: the model, the data, how it is trained and where that is recorded. "
+        "Or a pipeline: `stages`, each a recipe, one after the other.",
         "type": "object",
-        "properties": {"method": {"enum": names, "description": "How the model is trained."}},
-        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in names],
+        "if": {"required": ["stages"]},
+        "then": {"$ref": "#/$defs/pipeline"},
+        "else": {
+            "properties": {"method": {"enum": names, "description": "How the model is trained."}},
+            "anyOf": [{"$ref": f"#/$defs/{name}"} for name in names],
+        },
         "$defs": dict(sorted(sections.items())),
     }
     return {SCHEMAS / "recipe.schema.json": write_json(schema)}
+
+
+def describe_pipeline() -> tuple[Fragment, dict[str, Fragment]]:
+    """The schema of a pipeline, and its sections by name."""
+    from ftrun.schemas.pipeline import Pipeline
+
+    pipeline = Pipeline.model_json_schema()
+    sections: dict[str, Fragment] = pipeline.pop("$defs")
+    for section in find_models(Pipeline):
+        polish(pipeline if section is Pipeline else sections[section.__name__], read_docstrings(section))
+    return pipeline, sections
 
 
 def describe_recipe(model: Any, method: str, tables: Mapping[str, Fragment]) -> dict[str, Fragment]:

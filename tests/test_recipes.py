@@ -13,6 +13,7 @@ from ftrun.checks.stages import AtRecipe
 from ftrun.runner.preflight import ascend
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.run import run_recipe
+from ftrun.runner.tracking.journal import read_journal
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -42,8 +43,17 @@ def test_first_recipe_learns_its_task(tmp_path: Path) -> None:
     assert sum(row["exact"] for row in rows) / len(rows) >= 0.9
 
 
+def test_dpo_recipe_learns_its_preferences(tmp_path: Path) -> None:
+    code, report = run(ROOT / "recipes" / "dpo.yaml", tmp_path)
+    assert code == 0
+    assert not report["findings"]
+    (journal,) = tmp_path.glob("*/metrics.jsonl")
+    asked = [entry.metrics for entry in read_journal(journal) if "eval/preference_accuracy" in entry.metrics]
+    assert asked[-1]["eval/preference_accuracy"] >= 0.9
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not here")
-@pytest.mark.parametrize(("name", "rows"), [("gsm8k", 7473), ("alpaca", 999)])
+@pytest.mark.parametrize(("name", "rows"), [("gsm8k", 7473), ("alpaca", 999), ("preferences-dpo", 299)])
 def test_recipe_on_real_data_runs(name: str, rows: int, tmp_path: Path) -> None:
     code, report = run(ROOT / "tests" / "recipes" / f"{name}.yaml", tmp_path)
     assert code == 0

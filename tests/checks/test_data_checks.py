@@ -36,8 +36,8 @@ def only(world: World, id: str) -> Finding:
     return finding
 
 
-def ask(*messages: Mapping[str, Any]) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": "What colour is the lamp?"}, *messages]}
+def ask(room: int, *messages: Mapping[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": f"What colour is lamp {room}?"}, *messages]}
 
 
 def unusual(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -79,12 +79,11 @@ def test_labels_of_unusual_conversations_are_right(
 def test_tool_calls_are_no_blank_answers(tmp_path: Path) -> None:
     world = sft_chat(tmp_path)
     call = {"type": "function", "function": {"name": "look", "arguments": {"room": 3}}}
-    world.rows = [
-        ask(
-            {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": '{"a": "red"}'}, ANSWERED
-        ),
-        ask({"role": "assistant", "tool_calls": [call]}),
-    ] * 8
+    called = {"role": "assistant", "tool_calls": [call]}
+    for i in range(0, 32, 2):
+        told_by_tool = {"role": "tool", "content": f'{{"room {i}": "red"}}'}
+        world.rows[i] = ask(i, called, told_by_tool, ANSWERED)
+        world.rows[i + 1] = ask(i + 1, called)
     assert not told(world)
 
 

@@ -50,7 +50,18 @@ def test_a_recipe_that_would_waste_the_run_is_not_ready(tmp_path: Path) -> None:
 def test_json_is_the_documented_contract(tmp_path: Path) -> None:
     path = sft_full(tmp_path).write()
     one = json.loads(ftrun("validate", path, "--format", "json").stdout)
-    assert set(one) == {"recipe", "method", "ok", "stage", "findings", "checks", "facts", "seconds"}
+    stage = {"pipeline", "pipeline_stage"}
+    assert set(one) == stage | {
+        "recipe",
+        "method",
+        "ok",
+        "stage",
+        "findings",
+        "checks",
+        "facts",
+        "seconds",
+    }
+    assert one["pipeline"] is one["pipeline_stage"] is None
     assert one["ok"] and one["method"] == "sft" and one["stage"] == "recipe"
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: 1\nmethod: sft\n")

@@ -47,6 +47,17 @@ class Report:
     facts: Sequence[tuple[str, str]] = ()
     """What a person wants to know even when all is well, each line with its heading of the checklist."""
 
+    pipeline: str | None = None
+    """The file of the pipeline that the recipe is a stage of."""
+
+    pipeline_stage: str | None = None
+    """The name of that stage."""
+
+    @property
+    def title(self) -> str:
+        """What the report is about, for people."""
+        return self.recipe if self.pipeline is None else f"{self.pipeline}, stage {self.pipeline_stage}"
+
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Every finding, the gravest first."""
@@ -67,6 +78,8 @@ class Report:
         """The report as JSON-ready data; `docs/json.md` documents it."""
         return {
             "recipe": self.recipe,
+            "pipeline": self.pipeline,
+            "pipeline_stage": self.pipeline_stage,
             "method": self.method,
             "ok": self.ok,
             "stage": self.stage,

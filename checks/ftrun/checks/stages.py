@@ -10,7 +10,7 @@ wait for the failure say why. Stages are neither compared nor printed, so they a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ftrun.checks.rows import Rows, SourceCount, SourceHead, SourceRows
@@ -158,12 +158,64 @@ class Step:
     changed_share: float | None = None
     """Share of the trainable elements with a gradient other than zero whose value that step changed."""
 
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What TRL's trainer collected in the forward pass for its next log, by its names."""
+
+    reference_changed: frozenset[str] | None = None
+    """Parameters that the optimizer step changed of a reference that is a model of its own."""
+
+
+@dataclass(frozen=True)
+class LongestBatch:
+    """What a forward and backward pass on the longest rows did, with the optimizer's state in memory."""
+
+    rows: int
+    tokens: int
+    """Tokens of the longest row."""
+
+    peak: int
+    """Bytes allocated on the device at most."""
+
+    total: int
+    """Bytes of the device."""
+
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """What the model shows when it is asked twice in other ways, after one optimizer step; all is put back.
+
+    An experiment that was not made is None, and `skipped` has the reason under its name.
+    """
+
+    repeated: tuple[float, float] | None = None
+    """The loss of the first batch in evaluation, twice."""
+
+    divided: tuple[float, float] | None = None
+    """The loss of the first batch, and that of its two halves, weighed by their trained tokens."""
+
+    accumulated: tuple[float, float] | None = None
+    """What the first batch gives to the loss of an optimizer step of several, and its share of their tokens
+    times its own loss."""
+
+    packed: float | None = None
+    """The largest change of a logit of the second document of a pack when the first is another."""
+
+    reloaded: tuple[float, float] | None = None
+    """The largest difference between the logits of the model, its trained weights moved, and of the same model
+    saved and loaded; and how far moving the weights changed the logits."""
+
+    longest: LongestBatch | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AtStep(AtModel):
     """And what a forward pass, a backward pass and an optimizer step did."""
 
     step: Step
+    experiments: Experiments
 
 
 STAGES: tuple[type[AtRecipe], ...] = (AtRecipe, AtEnvironment, AtData, AtModel, AtStep)
@@ -203,4 +255,4 @@ Wider = TypeVar("Wider")
 
 def widen(at: AtRecipe, stage: type[Wider], **added: Any) -> Wider:
     """The stage after `at`: all that `at` knows, and what is added."""
-    return stage(**{field.name: getattr(at, field.name) for field in fields(at)}, **added)
+    return stage(**{one.name: getattr(at, one.name) for one in fields(at)}, **added)

@@ -157,8 +157,133 @@ def sft_packed(folder: Path) -> World:
     return world
 
 
+def _pairs(count: int) -> list[tuple[str, str, str]]:
+    """Questions, each with a better answer and a worse one, which is longer or shorter in turn."""
+    answers = _questions(count)
+    return [
+        (
+            question,
+            answer,
+            f"I do not know the colour of things in room {i}." if i % 2 else f"Look at room {i}.",
+        )
+        for i, (question, answer) in enumerate(answers)
+    ]
+
+
+def dpo_full(folder: Path) -> World:
+    """Plain pairs with their prompt, every weight trained."""
+    world = _base(folder)
+    world.recipe["method"] = "dpo"
+    world.rows = [
+        {"prompt": f"{question}\n", "chosen": chosen, "rejected": rejected}
+        for question, chosen, rejected in _pairs(32)
+    ]
+    return world
+
+
+def dpo_lora(folder: Path) -> World:
+    """Pairs of whole texts, whose prompt is what they begin with; LoRA, and adapters off for the reference."""
+    world = dpo_full(folder)
+    world.recipe["model"]["lora"] = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+    world.recipe["training"]["learning_rate"] = 2e-4
+    world.rows = [
+        {"chosen": f"{row['prompt']}{row['chosen']}", "rejected": f"{row['prompt']}{row['rejected']}"}
+        for row in world.rows
+    ]
+    return world
+
+
+def dpo_chat(folder: Path) -> World:
+    """Pairs that end conversations of several turns; evaluation."""
+    world = dpo_full(folder)
+    world.recipe["data"]["eval"] = {"fraction": 0.25}
+    world.recipe["training"]["eval_strategy"] = "epoch"
+    questions = _questions(33)
+    world.rows = [
+        {
+            "prompt": [
+                {"role": "system", "content": "You know every room of the house."},
+                {"role": "user", "content": questions[i + 1][0]},
+                {"role": "assistant", "content": questions[i + 1][1]},
+                {"role": "user", "content": question},
+            ],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+        }
+        for i, (question, chosen, rejected) in enumerate(_pairs(32))
+    ]
+    return world
+
+
+def reward_full(folder: Path) -> World:
+    """Plain pairs with their prompt, scored by a model of which every weight is trained."""
+    world = dpo_full(folder)
+    world.recipe["method"] = "reward"
+    return world
+
+
+def reward_lora(folder: Path) -> World:
+    """Pairs of whole texts with margins, without a column for what they begin with; LoRA and a trained head."""
+    world = dpo_lora(folder)
+    world.recipe["method"] = "reward"
+    world.rows = [row | {"margin": 0.1 * (i % 3)} for i, row in enumerate(world.rows)]
+    return world
+
+
+def reward_chat(folder: Path) -> World:
+    """Pairs that end conversations of several turns; evaluation."""
+    world = dpo_chat(folder)
+    world.recipe["method"] = "reward"
+    return world
+
+
+def ppo_full(folder: Path) -> World:
+    """Plain prompts, answered for a function and rules, every weight trained."""
+    world = _base(folder)
+    world.recipe |= {
+        "method": "ppo",
+        "reward": {"functions": ["rewards.py:share_of_letters"], "penalties": {"too_short": None}},
+    }
+    training = world.recipe["training"]
+    del training["max_length"]
+    training |= {"num_mini_batches": 2, "num_ppo_epochs": 2, "response_length": 12}
+    world.rows = [{"prompt": f"{question}\n"} for question, _ in _questions(32)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rewards.py").write_text(
+        "def share_of_letters(completions):\n"
+        "    return [sum(map(str.isalpha, text)) / (len(text) + 1) for text in completions]\n",
+        encoding="utf-8",
+    )
+    return world
+
+
+def ppo_lora(folder: Path) -> World:
+    """LoRA on policy and value model, the reference with adapters off, and an adaptive KL coefficient."""
+    world = ppo_full(folder)
+    lora = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+    world.recipe["model"]["lora"] = lora
+    world.recipe["value"] = {"lora": lora}
+    world.recipe["training"] |= {"learning_rate": 2e-4, "kl_target": 6.0}
+    return world
+
+
+def ppo_chat(folder: Path) -> World:
+    """Conversations to answer, with a column that the reward reads; evaluation; gradients accumulated."""
+    world = ppo_full(folder)
+    world.recipe["data"]["eval"] = {"fraction": 0.25}
+    world.recipe["training"] |= {"eval_strategy": "epoch", "gradient_accumulation_steps": 2}
+    world.rows = [
+        {"prompt": [{"role": "user", "content": question}], "wanted": answer}
+        for question, answer in _questions(32)
+    ]
+    return world
+
+
 HEALTHY: Mapping[str, tuple[Callable[[Path], World], ...]] = {
     "sft": (sft_full, sft_lora, sft_chat, sft_packed),
+    "dpo": (dpo_full, dpo_lora, dpo_chat),
+    "reward": (reward_full, reward_lora, reward_chat),
+    "ppo": (ppo_full, ppo_lora, ppo_chat),
 }
 """The healthy worlds of each method."""
 

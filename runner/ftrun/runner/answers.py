@@ -43,27 +43,45 @@ def answer_rows(
     batch_size: int = 64,
 ) -> tuple[Answer, ...]:
     """Answers to the first `count` rows that have a prompt and were not cut."""
-    asked = [pair for pair in map(_divide, _whole(rows)) if pair is not None][:count]
+    asked = [pair for pair in map(divide, _whole(rows)) if pair is not None][:count]
+    prompts = [prompt for prompt, _ in asked]
+    given = generate(
+        prompts, model, tokenizer, stop_ids, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    texts = ([tokenizer.decode(part, skip_special_tokens=True) for part in pair] for pair in asked)
+    return tuple(
+        Answer(prompt, expected, text) for (prompt, expected), text in zip(texts, given, strict=True)
+    )
+
+
+def generate(
+    prompts: Sequence[list[int]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: frozenset[int],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+) -> list[str]:
+    """A greedy answer to each prompt, in their order, without special tokens."""
     # Prompts of like length together: less padding, and the longest first tells early what memory it takes.
-    order = sorted(range(len(asked)), key=lambda i: -len(asked[i][0]))
-    answers: dict[int, Answer] = {}
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    answers: dict[int, str] = {}
     was_training = model.training
     model.eval()
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        given = _generate([asked[i][0] for i in chosen], model, tokenizer, stop_ids, max_new_tokens)
-        for i, text in zip(chosen, given, strict=True):
-            prompt, expected = (tokenizer.decode(part, skip_special_tokens=True) for part in asked[i])
-            answers[i] = Answer(prompt, expected, text)
+        given = _generate([prompts[i] for i in chosen], model, tokenizer, stop_ids, max_new_tokens)
+        answers.update(zip(chosen, given, strict=True))
     model.train(was_training)
-    return tuple(answers[i] for i in range(len(asked)))
+    return [answers[i] for i in range(len(prompts))]
 
 
 def _whole(rows: Rows) -> Iterator[Row]:
     return (row for row in rows if not row.truncated)
 
 
-def _divide(row: Row) -> tuple[list[int], list[int]] | None:
+def divide(row: Row) -> tuple[list[int], list[int]] | None:
     """Token ids before the last trained span, and of that span; None where nothing stands before it."""
     trained = np.flatnonzero(row.labels != IGNORED)
     if not len(trained):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-RUN, CHECK, LOOK = "Run", "Check", "Look"
+RUN, CHECK, LOOK, USE = "Run", "Check", "Look", "Use"
 
 
 class RecipeOrCommand(TyperGroup):
@@ -67,7 +67,7 @@ class Stage(StrEnum):
 
 
 Recipe = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+    Path, typer.Argument(metavar="RECIPE", help="The recipe or pipeline, a YAML file.", show_default=False)
 ]
 Sets = Annotated[
     list[str] | None,
@@ -94,22 +94,38 @@ def run(
     set: Sets = None,
     ignore: Ignores = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with this recipe's newest run, from its last checkpoint.")
+        bool,
+        typer.Option("--resume", help="Go on with the newest run of this file, from its last checkpoint."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Of a pipeline: repeat every stage, unchanged ones too.")
     ] = False,
 ) -> None:
-    """Validate, check, train and record a recipe. The word [bold]run[/] may be left out."""
+    """Validate, check, train and record a recipe, or every stage of a pipeline. The word [bold]run[/] may be
+    left out."""
+    from ftrun.runner.libraries import require_training
     from ftrun.runner.printing.text import make_console
+    from ftrun.schemas.pipeline import is_pipeline
+
+    if fresh and resume:
+        raise typer.BadParameter("--fresh begins anew and --resume goes on: give one of them")
+    require_training(str(recipe))
+    options: Any = {
+        "sets": set or [],
+        "ignore": _reasons(ignore),
+        "resume": resume,
+        "out": make_console(),
+        "err": make_console(stderr=True),
+    }
+    if is_pipeline(recipe):
+        from ftrun.runner.pipeline import run_pipeline
+
+        raise typer.Exit(run_pipeline(recipe, **options, fresh=fresh))
+    if fresh:
+        raise typer.BadParameter("--fresh is for pipelines: a recipe alone is always run anew")
     from ftrun.runner.run import run_recipe
 
-    code = run_recipe(
-        recipe,
-        sets=set or [],
-        ignore=_reasons(ignore),
-        resume=resume,
-        out=make_console(),
-        err=make_console(stderr=True),
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(run_recipe(recipe, **options))
 
 
 @app.command(rich_help_panel=RUN)
@@ -231,6 +247,91 @@ def schema() -> None:
     from ftrun.runner.explain import print_schema
 
     print_schema()
+
+
+ResultName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|PATH",
+        help="A run (its name, [bold]run:NAME[/], its id or the start of one), a run folder, a model folder, "
+        "an adapter folder, or a hub id.",
+        show_default=False,
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="PATH", help="The base model, where it is not the one that is recorded."),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--uri",
+        metavar="URI",
+        help="The MLflow store that the run is in. Default: MLFLOW_TRACKING_URI, else the one in [bold]runs[/].",
+    ),
+]
+
+
+class Type(StrEnum):
+    """The types that weights are written in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@app.command(rich_help_panel=USE)
+def chat(
+    result: ResultName,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", metavar="TEXT", help="Print the answer to this and leave."),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="The system turn of the conversation.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="The length of an answer at most.")
+    ] = 512,
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", min=0.0, metavar="T", help="0 takes the likeliest token each time."),
+    ] = 0.0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show the base model's answer beside the tuned one.")
+    ] = False,
+    base: Base = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Give the model the text as it is, without its chat template.")
+    ] = False,
+    uri: Store = None,
+) -> None:
+    """Talk to a result in the terminal. Prompts from a pipe are answered line by line, each by itself."""
+    from ftrun.runner.chat import Settings
+    from ftrun.runner.chat import chat as talk
+
+    settings = Settings(system, max_new_tokens, temperature, plain)
+    raise typer.Exit(talk(result, settings, prompt=prompt, compare=compare, base=base, uri=uri))
+
+
+@app.command(rich_help_panel=USE)
+def export(
+    result: ResultName,
+    destination: Annotated[
+        Path, typer.Argument(metavar="DEST", help="The folder to write.", show_default=False)
+    ],
+    dtype: Annotated[
+        Type | None, typer.Option("--dtype", help="Type of the weights. Default: as they are.")
+    ] = None,
+    base: Base = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder that is not empty.")] = False,
+    uri: Store = None,
+) -> None:
+    """Merge adapters into a plain model folder, and prove that it is the model that was trained."""
+    from ftrun.runner.export import export as write
+
+    kind = None if dtype is None else dtype.value
+    raise typer.Exit(write(result, destination, dtype=kind, base=base, force=force, uri=uri))
 
 
 def _version(asked: bool) -> None:

@@ -79,9 +79,15 @@ def _patches(report: Report) -> Iterator[tuple[Finding, Patch]]:
 
 
 def _refuse_elsewhere(finding: Finding, patch: Patch, file: RecipeFile) -> None:
-    """Raises FtrunError for what is not written in the recipe's own file."""
+    """Raises FtrunError for what is not written in the recipe's own file, or would be overruled by what lies
+    over it."""
     if COMMAND_LINE in (finding.where.file, file.where(patch.key).file):
         raise FtrunError("it comes from --set; change it there.")
+    own = {str(document.path) for document in file.documents}
+    over = {where.file for where in file.origins.values()} - own
+    for where in (finding.where, file.where(patch.key)):
+        if where.file in over:
+            raise FtrunError(f"it is set in {where.file}:{where.line}; change it there.")
     if finding.where.file in {str(document.path) for document in file.documents[1:]}:
         raise FtrunError(f"it stands in {finding.where.file}:{finding.where.line}; change it there.")
 

@@ -15,6 +15,9 @@ SHOWN = {
     "eval_loss": "eval loss",
     "grad_norm": "gradient",
     "mean_token_accuracy": "token accuracy",
+    "rewards/accuracies": "preferred",
+    "eval_rewards/accuracies": "preferred",
+    "eval_kl": "KL",
 }
 
 

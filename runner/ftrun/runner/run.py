@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from ftrun.runner import interruption, progress
 from ftrun.runner.data.digest import digest_rows, digest_source
 from ftrun.runner.interruption import Interruption, watch_signals
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
-from ftrun.runner.preflight import ascend
+from ftrun.runner.preflight import ascend_file, report_mistakes
 from ftrun.runner.printing.text import print_report
 from ftrun.runner.tracking.callback import make_callback
 from ftrun.runner.tracking.git import describe_git
@@ -37,6 +37,26 @@ from ftrun.schemas.resolve import digest, resolve
 DIGEST_FILE = "recipe.sha256"
 
 DONE, INVALID, NOT_READY, INTERRUPTED = 0, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a run writes, and what it is part of."""
+
+    folder: Path | None = None
+    """The run folder; absent, a new one in the recipe's output."""
+
+    checkpoint: Path | None = None
+    """The checkpoint in that folder that the run goes on from."""
+
+    name: str | None = None
+    """Name of the MLflow run; absent, that of the folder."""
+
+    parent: Path | None = None
+    """Folder of the run that this one is a child of."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Further tags of the MLflow run."""
 
 
 def run_recipe(
@@ -56,38 +76,46 @@ def run_recipe(
     require_training(str(path))
     settle_libraries()
     try:
-        checkpoint = find_checkpoint(path, sets) if resume else None
-    except RecipeError:
-        checkpoint = None  # the climb tells every mistake
+        file = load_recipe(path, sets)
+    except RecipeError as error:
+        print_report(report_mistakes(path, error, load_checks()))
+        return INVALID
+    site = Site()
+    if resume:
+        folder = find_newest_run(file)
+        site = Site(folder, find_checkpoint(folder, file))
+    return run_file(file, site, ignore=ignore, out=out, err=err)
+
+
+def run_file(file: RecipeFile, site: Site, *, ignore: Mapping[str, str], out: Console, err: Console) -> int:
+    """Check and train a recipe that was read, and return the exit code. A new folder is made when the trainer
+    is built, and is gone again where the checks refuse the run."""
     made: list[Path] = []
 
     def take_folder(file: RecipeFile) -> Path:
-        if checkpoint is not None:
-            return checkpoint.parents[1]
-        made.append(make_run_folder(Path(file.recipe.output), file.recipe.name))
-        return made[-1]
+        if site.folder is None:
+            made.append(make_run_folder(Path(file.recipe.output), file.recipe.name))
+            return made[-1]
+        if not site.folder.exists():
+            made.append(site.folder)
+            site.folder.mkdir(parents=True)
+        return site.folder
 
     def announce(stage: str) -> None:
         err.print(f"checking the {stage} …", style="dim")
         if stage == "data":
             silence_bars()
 
-    ascent = ascend(
-        path,
-        checks=load_checks(),
-        folder=take_folder,
-        sets=sets,
-        ignore=ignore,
-        needed=AtModel,
-        announce=announce,
+    ascent = ascend_file(
+        file, checks=load_checks(), folder=take_folder, ignore=ignore, needed=AtModel, announce=announce
     )
     print_report(ascent.report)
     if not ascent.report.ok:
         for folder in made:
             shutil.rmtree(folder)
-        return INVALID if ascent.report.method is None else NOT_READY
-    folder = made[-1] if checkpoint is None else checkpoint.parents[1]
-    return _train(cast(AtModel, ascent.at), ascent.report, folder, checkpoint, out, err)
+        return NOT_READY
+    folder = site.folder or made[-1]
+    return _train(cast(AtModel, ascent.at), ascent.report, site, folder, out, err)
 
 
 def make_run_folder(output: Path, name: str) -> Path:
@@ -104,52 +132,59 @@ def make_run_folder(output: Path, name: str) -> Path:
             return folder
 
 
-def find_checkpoint(path: Path, sets: Sequence[str]) -> Path:
-    """The last checkpoint of the newest run of a recipe.
-
-    Raises RecipeError where the recipe cannot be read, and RunError where there is no run or no checkpoint,
-    or where the recipe has changed since: a changed rate or batch would be dropped in silence, since the
-    checkpoint's own state wins.
-    """
-    recipe = resolve(load_recipe(path, sets).recipe)
-    output = Path(recipe.output).absolute()
-    runs = [one for one in output.glob(f"{recipe.name}-*") if one.name.rpartition("-")[2].isdigit()]
-    runs = [one for one in runs if one.name.rpartition("-")[0] == recipe.name]
+def find_newest_run(file: RecipeFile) -> Path:
+    """The folder of the newest run of a recipe. Raises RunError where there is none."""
+    output = Path(file.recipe.output).absolute()
+    runs = [one for one in output.glob(f"{file.recipe.name}-*") if one.name.rpartition("-")[2].isdigit()]
+    runs = [one for one in runs if one.name.rpartition("-")[0] == file.recipe.name]
     if not runs:
-        raise RunError(f"there is no run of {recipe.name} in {output} to resume")
-    folder = max(runs, key=_number)
+        raise RunError(f"there is no run of {file.recipe.name} in {output} to resume")
+    return max(runs, key=_number)
+
+
+def find_checkpoint(folder: Path, file: RecipeFile) -> Path:
+    """The last checkpoint in a run folder of the recipe.
+
+    Raises RunError where there is no checkpoint, or where the recipe has changed since: a changed rate or
+    batch would be dropped in silence, since the checkpoint's own state wins.
+    """
     kept = folder / DIGEST_FILE
-    if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != digest(recipe):
+    if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != digest(resolve(file.recipe)):
         raise RunError(
             f"the recipe is not the one that {folder.name} ran with, kept in {folder / 'recipe.resolved.yaml'}; "
             "a run is resumed with the same settings, or started anew without --resume"
         )
-    # The trainer writes this file last, so a checkpoint that was cut short lacks it.
-    whole = [one.parent for one in folder.glob("checkpoints/checkpoint-*/trainer_state.json")]
+    whole = whole_checkpoints(folder)
     if not whole:
         raise RunError(f"{folder} holds no checkpoint to resume from")
     return max(whole, key=_number)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run folder that were written to their end."""
+    # The trainer writes this file last, so a checkpoint that was cut short lacks it.
+    return [one.parent for one in folder.glob("checkpoints/checkpoint-*/trainer_state.json")]
 
 
 def _number(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
 
 
-def _train(
-    at: AtModel, report: Report, folder: Path, checkpoint: Path | None, out: Console, err: Console
-) -> int:
+def _train(at: AtModel, report: Report, site: Site, folder: Path, out: Console, err: Console) -> int:
     uri = resolve_uri(at.recipe.tracking.uri, Path(at.recipe.output))
     stop = Interruption()
     run = TrackedRun.start(
         uri,
         at.recipe.tracking.experiment or at.recipe.name,
-        folder.name,
+        site.name or folder.name,
         folder,
         params=at.recipe.model_dump(mode="json"),
-        tags=_tags(at, report, folder),
+        tags={**_tags(at, report, folder), **site.tags},
         datasets=_datasets(at),
         artifacts=_write_record(at, report, folder),
+        parent=site.parent,
     )
+    checkpoint = site.checkpoint
     begun = "" if checkpoint is None else f", going on from {checkpoint.name}"
     err.print(f"training {folder.name}: {at.steps:,} steps{begun}", style="dim")
     for callback in (make_callback(run), progress.make_callback(err), interruption.make_callback(stop)):
@@ -194,13 +229,21 @@ def _finish(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
     metrics, table = method.ask(at)
     if metrics:
         run.log(step, metrics)
-        run.log_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "answers.jsonl")
-        for name, value in metrics.items():
-            shown = name.removeprefix("eval/").replace("_", " ")
-            out.print(
-                f"{shown}: {value:.1%} of {len(table)} held-out rows ({time.monotonic() - began:.1f} s)"
+        if table:
+            run.log_text(
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "answers.jsonl"
             )
+        for name, value in metrics.items():
+            out.print(f"{_tell(name, value, len(table))} ({time.monotonic() - began:.1f} s)")
     out.print(f"the model is in {model}")
+
+
+def _tell(name: str, value: float, rows: int) -> str:
+    """A figure of the held-out rows for people: shares in percent, of `rows` where answers were generated."""
+    shown = name.removeprefix("eval/").replace("_", " ")
+    if name.endswith(("match", "generated", "generated_before")):
+        return f"{shown}: {value:.1%} of {rows} held-out rows"
+    return f"{shown}: {value:.1%}" if name.endswith("accuracy") else f"{shown}: {value:.4g}"
 
 
 def _tags(at: AtModel, report: Report, folder: Path) -> dict[str, str]:

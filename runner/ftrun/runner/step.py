@@ -1,5 +1,7 @@
 """The dry step: one forward pass, backward pass and optimizer step of the real trainer, then all put back.
 
+Between the step and putting back, `ftrun.runner.experiments` asks the model again in other ways.
+
 Trained weights, buffers, optimizer, random states and the trainer's own counters are restored bit for bit, so
 a run that was looked at in this way and one that was not have identical losses. The one thing that is not
 saved is a weight that is neither trained nor held by the optimizer: a step that changes one is a finding.
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftrun.checks.stages import AtModel, AtStep, Phase, Step, widen
+from ftrun.runner.experiments import make_experiments
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +44,8 @@ def take_step(at: AtModel) -> AtStep:
         _checkpointed(trainer),
     ):
         step = _step(trainer, weights)
-    return widen(at, AtStep, step=step)
+        experiments = make_experiments(at, step)
+    return widen(at, AtStep, step=step, experiments=experiments)
 
 
 def _step(trainer: Trainer, weights: Weights) -> Step:
@@ -51,15 +55,18 @@ def _step(trainer: Trainer, weights: Weights) -> Step:
         batch, items = _first_batch(trainer)
         step, phase = replace(step, batch=batch), "forward"
         loss = _forward(trainer, batch, items)
-        step, phase = replace(step, loss=loss.item()), "backward"
+        step, phase = replace(step, loss=loss.item(), metrics=_collected(trainer)), "backward"
         trainer.accelerator.backward(loss)
         del loss
         phase = "update"
         if trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.unscale_(trainer.optimizer)
         step = replace(step, gradients=_norms(trainer.model))
+        reference = getattr(trainer, "ref_model", None)
+        before = _sums(reference)
         changed, share = _update(trainer, weights)
-        return replace(step, changed=changed, changed_share=share)
+        drifted = frozenset(name for name, value in _sums(reference).items() if value != before[name])
+        return replace(step, changed=changed, changed_share=share, reference_changed=drifted)
     except Exception as error:  # a build boundary: whatever the step raises is what the checks report
         # The frames of the traceback hold activations, which may be all the memory there is.
         return replace(step, failed=phase, error=error.with_traceback(None))
@@ -94,6 +101,16 @@ def _forward(trainer: Trainer, batch: Mapping[str, Any], items: Any) -> torch.Te
     with offloading, trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
         loss: torch.Tensor = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=items)
     return loss
+
+
+def _collected(trainer: Trainer) -> dict[str, float]:
+    """What the forward pass added to TRL's own metrics of training."""
+    metrics = getattr(trainer, "_metrics", {}).get("train", {})
+    return {name: float(values[-1]) for name, values in metrics.items() if values}
+
+
+def _sums(reference: torch.nn.Module | None) -> dict[str, int]:
+    return {} if reference is None else {name: _sum_bytes(p) for name, p in reference.named_parameters()}
 
 
 def _norms(model: torch.nn.Module) -> dict[str, float | None]:

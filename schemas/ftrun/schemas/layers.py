@@ -18,6 +18,8 @@ from ftrun.schemas.nodes import Keys, dotted
 
 MAX_FILES = 100
 DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+KINDS = (("path", Path.is_dir), ("reference", Path.is_dir), ("chat_template", Path.is_file))
+"""The paths of `model:`, and how one of a file beside the recipe is known."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def relocated(tree: dict[str, Any], folder: Path, home: Path) -> dict[str, Any]:
     tree = dict(tree)
     if isinstance(model := tree.get("model"), dict):
         tree["model"] = model = dict(model)
-        for key, is_kind in (("path", Path.is_dir), ("chat_template", Path.is_file)):
+        for key, is_kind in KINDS:
             if isinstance(name := model.get(key), str) and (
                 _is_dotted(name) or _holds(is_kind, folder / name)
             ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from ftrun.schemas import methods
 from ftrun.schemas.document import Document
 from ftrun.schemas.errors import RecipeError
-from ftrun.schemas.layers import place, read_layers
+from ftrun.schemas.layers import Layer, place, read_layers
 from ftrun.schemas.mistake import Mistake, Where
-from ftrun.schemas.nodes import Keys
+from ftrun.schemas.nodes import Keys, dotted
 from ftrun.schemas.overrides import overridden
+from ftrun.schemas.references import stages_named
 from ftrun.schemas.rejections import Ground, mistakes_of, quoted
 from ftrun.schemas.sections import BaseRecipe
 from ftrun.schemas.settings import Complaint, Table, judge, read_table
@@ -48,22 +49,84 @@ class RecipeFile:
         return place(self.origins, keys, str(self.path))
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A recipe file as it was read: its values and their places, the recipe if they make one, and every
+    mistake, in the order of the files."""
+
+    path: Path
+    layer: Layer
+    documents: tuple[Document, ...]
+    recipe: BaseRecipe | None
+    mistakes: tuple[Mistake, ...]
+
+    def where(self, keys: Keys) -> Where:
+        """The place of a key, or of its nearest parent that is written."""
+        return place(self.layer.origins, keys, str(self.path))
+
+    def finished(self) -> RecipeFile:
+        """The recipe. Raises RecipeError with the mistakes that keep it from being one."""
+        if self.mistakes or self.recipe is None:
+            raise RecipeError(self.mistakes)
+        return RecipeFile(self.path, self.path.parent, self.recipe, self.documents, self.layer.origins)
+
+
 def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> RecipeFile:
     """Read a recipe, with what it extends and with `--set key.path=value` laid over it, and validate it.
 
     Raises RecipeError with every mistake that was found, in the order of the files.
     """
-    path = Path(path)
+    draft = read_draft(Path(path), lambda layer: overridden(layer, sets))
+    strays = tuple(_stray(draft.where(keys), keys, name) for keys, name in stages_named(draft.layer.tree))
+    files = [str(document.path) for document in draft.documents]
+    return replace(draft, mistakes=tuple(in_order([*draft.mistakes, *strays], files))).finished()
+
+
+def read_draft(path: Path, lay_over: Callable[[Layer], tuple[Layer, list[Mistake]]]) -> Draft:
+    """Read a recipe with what it extends and with what `lay_over` lays over that, and judge it; `stage:NAME`
+    is taken as it stands.
+
+    Raises RecipeError where the file cannot be read, or is a pipeline.
+    """
     layers = read_layers(path)
-    layer, malformed = overridden(layers.merged, sets)
-    recipe, rejected = _validated(layer.tree, lambda keys: place(layer.origins, keys, str(path)))
+    layer, malformed = lay_over(layers.merged)
+    tree, mixed = _without_stages(layer.tree, lambda keys: place(layer.origins, keys, str(path)))
+    recipe, rejected = _validated(tree, lambda keys: place(layer.origins, keys, str(path)))
     if not layers.complete:  # what is missing may stand in the base that could not be read
         rejected = [mistake for mistake in rejected if mistake.kind != "missing_key"]
-    mistakes = [*layers.mistakes, *malformed, *rejected]
-    if mistakes or recipe is None:
-        files = [str(document.path) for document in layers.documents]
-        raise RecipeError(_in_order(mistakes, files))
-    return RecipeFile(path, path.parent, recipe, layers.documents, layer.origins)
+    files = [str(document.path) for document in layers.documents]
+    mistakes = in_order([*layers.mistakes, *malformed, *mixed, *rejected], files)
+    return Draft(path, layer, layers.documents, recipe, tuple(mistakes))
+
+
+def _without_stages(
+    tree: dict[str, Any], find: Callable[[Keys], Where]
+) -> tuple[dict[str, Any], list[Mistake]]:
+    if "stages" not in tree:
+        return tree, []
+    if "method" not in tree:
+        message = "This is a pipeline, and one recipe is asked for here."
+        raise RecipeError(
+            [Mistake("stage_broken", message, find(("stages",)), "Name the recipe of one of its stages.")]
+        )
+    rest = {key: value for key, value in tree.items() if key != "stages"}
+    return rest, [both_kinds(find(("stages",)))]
+
+
+def both_kinds(where: Where) -> Mistake:
+    """The mistake of a file that is a recipe and a pipeline at once."""
+    message = "A recipe has a `method:` and a pipeline has `stages:`; this file has both."
+    fix = "Put what the method needs into a recipe of its own, and name it: `stages: {sft: {recipe: sft.yaml}}`."
+    return Mistake("stage_broken", message, where, fix)
+
+
+def _stray(where: Where, keys: Keys, name: str) -> Mistake:
+    message = f"`{dotted(keys)}` is `stage:{name}`, and this recipe is run alone: stages are a pipeline's."
+    fix = (
+        f"Name a model here (`tiny`, a folder, a hub id, `run:NAME`), and write `set: {{{dotted(keys)}: "
+        f"stage:{name}}}` in the pipeline."
+    )
+    return Mistake("stage_unknown", message, where, fix)
 
 
 def method_names() -> list[str]:
@@ -139,7 +202,7 @@ def _mistake(keys: Keys, complaint: Complaint, homes: Homes, find: Callable[[Key
     return Mistake(complaint.kind, complaint.message, find(keys), fix)
 
 
-def _in_order(mistakes: Iterable[Mistake], files: Sequence[str]) -> list[Mistake]:
+def in_order(mistakes: Iterable[Mistake], files: Sequence[str]) -> list[Mistake]:
     """By file, the recipe first and the command line last, then by line; each mistake once."""
 
     def position(mistake: Mistake) -> tuple[int, int, int]:

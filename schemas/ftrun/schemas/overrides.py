@@ -1,8 +1,9 @@
-"""`--set key.path=value`: keys laid over a recipe from the command line."""
+"""Keys laid over a recipe: `--set key.path=value` of the command line, `set:` of a pipeline's stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ftrun.schemas.errors import RecipeError
@@ -11,6 +12,7 @@ from ftrun.schemas.mistake import Mistake, Where
 from ftrun.schemas.nodes import MAX_DEPTH, Keys, dotted, plain
 
 FILE = "--set"
+EXAMPLE = "Write `key.path: value`, such as `training.learning_rate: 1e-5`."
 
 
 def overridden(layer: Layer, sets: Sequence[str]) -> tuple[Layer, list[Mistake]]:
@@ -23,11 +25,28 @@ def overridden(layer: Layer, sets: Sequence[str]) -> tuple[Layer, list[Mistake]]
     for text in sets:
         key, _, value = text.partition("=")
         try:
-            layer = _with(layer, _names(text), _value(value))
+            layer = _with(layer, _names(text), _value(value), {(): Where(FILE)})
         except _MalformedError as error:
             shown = text if text.isprintable() else ascii(text)
             where = Where(FILE, key=key.strip() if key.isprintable() else None)
             mistakes.append(Mistake("set_malformed", f"`--set {shown}`: {error}", where, error.fix))
+    return layer, mistakes
+
+
+def set_over(
+    layer: Layer, written: Mapping[str, Any], places: Mapping[Keys, Where]
+) -> tuple[Layer, list[Mistake]]:
+    """The layer with each dotted key of `set:` in place, and a mistake for each that cannot be.
+
+    `places` holds where each key stands, `("model.path",)`, and the keys and entries within its value.
+    """
+    mistakes = []
+    for key, value in written.items():
+        within = {keys[1:]: where for keys, where in places.items() if keys[:1] == (key,)}
+        try:
+            layer = _with(layer, _path(key, EXAMPLE), value, within)
+        except _MalformedError as error:
+            mistakes.append(Mistake("set_malformed", f"`{key}`: {error}", within[()], error.fix))
     return layer, mistakes
 
 
@@ -40,11 +59,15 @@ class _MalformedError(Exception):
 def _names(text: str) -> list[str]:
     fix = "Write `--set key.path=value`, such as `--set training.learning_rate=1e-5`."
     key, sign, _ = text.partition("=")
-    names = key.strip().split(".")
     if not sign:
         raise _MalformedError("There is no `=`.", fix)
+    return _path(key, fix)
+
+
+def _path(key: str, fix: str) -> list[str]:
+    names = key.strip().split(".")
     if not all(names) or not key.isprintable() or len(names) > MAX_DEPTH:
-        raise _MalformedError("The part before `=` is no path of keys joined by dots.", fix)
+        raise _MalformedError("The key is no path of keys joined by dots.", fix)
     if names[0] == "extends":
         raise _MalformedError("`extends` belongs in the file.", "Write it into the recipe.")
     return names
@@ -65,12 +88,15 @@ def _value(text: str) -> Any:
     return read.value
 
 
-def _with(layer: Layer, names: list[str], value: Any) -> Layer:
+def _with(layer: Layer, names: list[str], value: Any, within: Mapping[Keys, Where]) -> Layer:
+    """The layer with a value at a path. `within` holds the place of the value, `()`, and of what is in it."""
     tree = _placed(layer.tree, names, value)
     keys = _keys(tree, names)
     origins = {known: where for known, where in layer.origins.items() if known[: len(keys)] != keys}
     for length in range(1, len(keys) + 1):
-        origins.setdefault(keys[:length], Where(FILE, key=dotted(keys[:length])))
+        origins.setdefault(keys[:length], replace(within[()], key=dotted(keys[:length])))
+    for inner, where in within.items():
+        origins.setdefault((*keys, *inner), replace(where, key=dotted((*keys, *inner))))
     return Layer(tree, origins)
 
 

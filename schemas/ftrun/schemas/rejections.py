@@ -52,6 +52,7 @@ EXAMPLES = {
     "train": "train: [{path: data.jsonl}]",
     "path": "path: data.jsonl",
     "fraction": "fraction: 0.05",
+    "recipe": "recipe: sft.yaml",
 }
 
 
@@ -73,13 +74,14 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Ground:
-    """What a mistake is told from: the model that rejected, the recipe's values, where each key belongs, and
-    where it is written."""
+    """What a mistake is told from: the model that rejected, the recipe's values, where each key belongs,
+    where it is written, and what the file is called."""
 
     kind: type[BaseModel]
     tree: Mapping[str, Any]
     homes: Homes
     place: Callable[[Keys], Where]
+    name: str = "a recipe"
 
 
 def mistakes_of(error: ValidationError, ground: Ground) -> Iterator[Mistake]:
@@ -135,7 +137,7 @@ def _mistake(rejection: Rejection, ground: Ground) -> Mistake:
         return _missing_key(keys, ground)
     if kind == "extra_forbidden":
         key, above = str(keys[-1]), keys[:-1]
-        section = f"`{dotted(above)}`" if above else "a recipe"
+        section = f"`{dotted(above)}`" if above else ground.name
         fix = meant_by(key, above, fields_of(shapes_at(ground.kind, above)), ground.homes)
         return Mistake("unknown_key", f"There is no key `{key}` in {section}.", ground.place(keys), fix)
     if kind in TYPES:
@@ -193,7 +195,8 @@ def _section_fix(keys: Keys, value: Any, shapes: list[Any]) -> str | None:
         inside = f"{field}: {_yaml(value)}"
         if isinstance(key, int):
             return f"Write `- {inside}`."
-        return f"Write `{key}: {{{inside}}}`." if "path" in fields or len(fields) == 1 else None
+        is_meant = field in ("path", "recipe") or len(fields) == 1
+        return f"Write `{key}: {{{inside}}}`." if is_meant else None
     return None
 
 

@@ -31,7 +31,7 @@ STEP = 64
 """Proposed lengths are multiples of it, which suit the kernels of GPUs."""
 
 
-@check("DATA011", title="max_length holds the rows", methods=("sft",))
+@check("DATA011", title="max_length holds the rows", methods=("sft", "dpo"))
 def answers_cut_off(at: AtData) -> Iterator[Finding]:
     import numpy as np
 

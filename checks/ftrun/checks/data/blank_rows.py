@@ -27,22 +27,25 @@ SPEAKING = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 """Keys of a message that says something without content."""
 
 
-@check("DATA006", title="no prompt and no answer is blank", severity="warning", methods=("sft",))
+@check(
+    "DATA006", title="no prompt and no answer is blank", severity="warning", methods=("sft", "reward", "dpo")
+)
 def blank_rows(at: AtData) -> Iterator[Finding]:
     special = tuple(token for token in at.tokenizer.all_special_tokens if token)
     for source in at.sources:
         found = [
-            (i, what) for i, one in enumerate(source.examples) if (what := _blank_part(one, source, special))
+            (i, part) for i, one in enumerate(source.examples) if (part := _blank_part(one, source, special))
         ]
         if not found:
             continue
-        answers = sum(what == "answer" for _, what in found)
+        answers = sum(part == "answer" for _, part in found)
+        what = "sides of pairs" if source.sides > 1 else "rows"
         yield Finding(
-            message=f"{len(found)} of {len(source.examples)} rows of {source.label} are blank: "
+            message=f"{len(found)} of {len(source.examples)} {what} of {source.label} are blank: "
             f"{answers} have no answer, {len(found) - answers} no prompt.",
             fix=f"Fill these rows of {source.label}, or remove them.",
             where=Where(file=source.label, row=source.numbers[found[0][0]], key=source.key),
-            evidence=tuple(f"row {source.numbers[i]}: blank {what}" for i, what in found[:5]),
+            evidence=tuple(f"row {source.numbers[i]}: blank {part}" for i, part in found[:5]),
             severity="error" if len(found) > TOO_MANY * len(source.examples) else "warning",
         )
 

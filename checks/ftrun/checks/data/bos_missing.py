@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 ENOUGH = 0.01
 
 
-@check("DATA015", title="rows begin as the tokenizer begins a text", severity="warning", methods=("sft",))
+@check(
+    "DATA015",
+    title="rows begin as the tokenizer begins a text",
+    severity="warning",
+    methods=("sft", "reward", "dpo"),
+)
 def bos_missing(at: AtData) -> Iterator[Finding]:
     import numpy as np
 
@@ -33,7 +38,7 @@ def bos_missing(at: AtData) -> Iterator[Finding]:
     if bos is None or at.tokenizer("x")["input_ids"][:1] != [bos]:
         raise NotApplicable("the tokenizer adds no token for the beginning of a text")
     begins = rows.lengths > 0
-    if at.recipe.training["truncation_mode"] == "keep_end":
+    if at.recipe.training.get("truncation_mode") == "keep_end":
         begins &= ~cut_rows(rows)
     judged = np.flatnonzero(begins)
     without = judged[rows.ids[rows.starts[:-1][judged]] != bos]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ENOUGH = 0.01
 
 
-@check("DATA012", title="no row begins twice", methods=("sft",))
+@check("DATA012", title="no row begins twice", methods=("sft", "reward", "dpo"))
 def double_bos(at: AtData) -> Iterator[Finding]:
     import numpy as np
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 
-@check("DATA008", title="labels are the answers: no prompt is trained, no answer masked", methods=("sft",))
+@check(
+    "DATA008", title="labels are the answers: no prompt is trained, no answer masked", methods=("sft", "dpo")
+)
 def labels_unlike_answers(at: AtData) -> Iterator[Finding]:
     import numpy as np
 

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 ENOUGH = 0.99
 
 
-@check("DATA003", title="every answer ends with a token that generation stops on", methods=("sft",))
+@check(
+    "DATA003",
+    title="every answer ends with a token that generation stops on",
+    methods=("sft", "reward", "dpo"),
+)
 def labels_without_stop_token(at: AtData) -> Iterator[Finding]:
     import numpy as np
 
@@ -79,7 +83,7 @@ def _has_its_end(at: AtData) -> NDArray[np.bool_]:
     import numpy as np
 
     rows = at.train
-    keeps_end = at.recipe.training["truncation_mode"] == "keep_end"
+    keeps_end = at.recipe.training.get("truncation_mode") == "keep_end"
     whole = np.ones(len(rows), np.bool_) if keeps_end else ~cut_rows(rows)
     for index, source in enumerate(rows.sources):
         if source.loss_on == "all" and any(is_chat(one) for one in source.examples[:1]):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 
-@check("DATA018", title="no row is longer than the model takes", methods=("sft",))
+@check("DATA018", title="no row is longer than the model takes", methods=("sft", "reward", "dpo"))
 def longer_than_the_model(at: AtData) -> Iterator[Finding]:
     import numpy as np
 

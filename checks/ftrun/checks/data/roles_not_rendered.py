@@ -27,7 +27,11 @@ KNOWN = frozenset({"system", "developer", "user", "assistant", "tool"})
 ENOUGH = 0.5
 
 
-@check("DATA017", title="the chat template knows every role and renders what it says", methods=("sft",))
+@check(
+    "DATA017",
+    title="the chat template knows every role and renders what it says",
+    methods=("sft", "reward", "dpo"),
+)
 def roles_not_rendered(at: AtData) -> Iterator[Finding]:
     rows_of = _rows_by_role(at)
     if not rows_of:

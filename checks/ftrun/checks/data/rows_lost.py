@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 MANY, SOME = 0.10, 0.01
 
 
-@check("DATA013", title="every row that is read reaches the trainer", methods=("sft",))
+@check("DATA013", title="every row that is read reaches the trainer", methods=("sft", "reward", "dpo"))
 def rows_lost(at: AtData) -> Iterator[Finding]:
     yield from _judge_counts(at)
     training = at.recipe.training
-    eval_packing = training["packing"] if training["eval_packing"] is None else training["eval_packing"]
-    yield from _judge_dataset(at, "train", at.train, at.train_dataset, training["packing"])
+    packing = training.get("packing", False)
+    eval_packing = packing if training.get("eval_packing") is None else training["eval_packing"]
+    yield from _judge_dataset(at, "train", at.train, at.train_dataset, packing)
     if at.eval is not None and at.eval_dataset is not None:
         yield from _judge_dataset(at, "eval", at.eval, at.eval_dataset, eval_packing)
 
@@ -39,7 +40,7 @@ def _judge_counts(at: AtData) -> Iterator[Finding]:
     wrong = [count for count in at.counts if not count.adds_up]
     for split, rows in (("train", at.train), ("eval", at.eval)):
         kept = sum(count.kept for count in at.counts if count.split == split)
-        if rows is not None and kept != len(rows):
+        if rows is not None and kept * rows.sides != len(rows):
             wrong += [count for count in at.counts if count.split == split]
     if wrong:
         yield Finding(
@@ -59,9 +60,11 @@ class _Sum:
 
 
 def _judge_dataset(at: AtData, split: str, rows: Rows, dataset: Dataset, packing: bool) -> Iterator[Finding]:
-    before, after = _sum_rows(rows), _sum_dataset(dataset)
+    if _is_cut_later(at, rows):
+        return  # the data set holds whole rows, and the collator cuts them
+    before, after = _sum_rows(rows, dataset), _sum_dataset(dataset)
     where = at.where("training.packing" if packing else f"data.{split}")
-    if before == after and (packing or len(dataset) == len(rows)):
+    if before == after and (packing or len(dataset) * rows.sides == len(rows)):
         return
     lost = 1 - after.tokens / before.tokens if before.tokens else 0.0
     if packing and lost > 0:
@@ -83,25 +86,49 @@ def _judge_dataset(at: AtData, split: str, rows: Rows, dataset: Dataset, packing
     )
 
 
-def _sum_rows(rows: Rows) -> _Sum:
+def _is_cut_later(at: AtData, rows: Rows) -> bool:
+    """Whether the collator cuts rows anew: DPO's does where prompts lose their beginnings."""
+    return (
+        at.recipe.method == "dpo"
+        and at.recipe.training["truncation_mode"] == "keep_end"
+        and bool((rows.full_lengths > rows.lengths).any())
+    )
+
+
+def _sum_rows(rows: Rows, dataset: Dataset) -> _Sum:
     import numpy as np
 
-    trained = int(np.count_nonzero(rows.labels != IGNORED))
-    return _Sum(len(rows.ids), trained, int(rows.ids.sum(dtype=np.int64)))
+    trained = rows.labels != IGNORED
+    kept = np.ones(len(rows.ids), np.bool_)
+    if "prompt_ids" in dataset.column_names:  # the prompt of a pair is there once
+        kept = trained | np.repeat(np.arange(len(rows)) % 2 == 0, rows.lengths)
+    elif "chosen_ids" in dataset.column_names:  # a reward is of whole rows
+        trained = kept
+    return _Sum(
+        int(np.count_nonzero(kept)), int(np.count_nonzero(trained)), int(rows.ids[kept].sum(dtype=np.int64))
+    )
 
 
 def _sum_dataset(dataset: Dataset) -> _Sum:
     import numpy as np
 
+    columns = [
+        name
+        for name in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids", "labels")
+        if name in dataset.column_names
+    ]
     tokens = trained = checksum = 0
     for table in dataset.with_format("arrow").iter(batch_size=10_000):
-        ids, labels = (
-            np.concatenate([part.flatten().to_numpy(zero_copy_only=False) for part in table[name].chunks])
-            for name in ("input_ids", "labels")
-        )
-        tokens += len(ids)
-        trained += int(np.count_nonzero(labels != IGNORED))
-        checksum += int(ids.sum(dtype=np.int64))
+        for name in columns:
+            values = np.concatenate(
+                [part.flatten().to_numpy(zero_copy_only=False) for part in table[name].chunks]
+            )
+            if name == "labels":
+                trained += int(np.count_nonzero(values != IGNORED))
+                continue
+            tokens += len(values)
+            trained += len(values) if name in ("chosen_ids", "rejected_ids") else 0
+            checksum += int(values.sum(dtype=np.int64))
     return _Sum(tokens, trained, checksum)
 
 
@@ -123,6 +150,20 @@ def packing_cuts_what_overflows(world: World) -> None:
 @rows_lost.fault
 def a_filter_drops_rows(world: World) -> None:
     world.after(AtData, lambda at: replace(at, train_dataset=at.train_dataset.select(range(30))))
+
+
+@rows_lost.fault
+def sides_of_pairs_are_cut(world: World) -> None:
+    from ftrun.checks.testing import reward_full
+
+    world.recipe["method"] = "reward"
+    world.rows = reward_full(world.folder).rows
+
+    def damage(at: AtData) -> AtData:
+        cut = at.train_dataset.map(lambda pair: {"rejected_ids": pair["rejected_ids"][:-1]})
+        return replace(at, train_dataset=cut)
+
+    world.after(AtData, damage)
 
 
 @rows_lost.fault

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MANY, SOME = 0.10, 0.01
 
 
-@check("DATA009", title="every row has trained tokens", methods=("sft",))
+@check("DATA009", title="every row has trained tokens", methods=("sft", "reward", "dpo"))
 def rows_without_labels(at: AtData) -> Iterator[Finding]:
     yield from _judge_kept(at)
     for name, rows in (("training", at.train), ("evaluation", at.eval)):

@@ -29,7 +29,12 @@ MARK = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|<(?:start|end)_of_[a-z]{1,20
 ENOUGH = 0.5
 
 
-@check("DATA016", title="marks of the conversation are single tokens", severity="warning", methods=("sft",))
+@check(
+    "DATA016",
+    title="marks of the conversation are single tokens",
+    severity="warning",
+    methods=("sft", "reward", "dpo"),
+)
 def special_tokens_split(at: AtData) -> Iterator[Finding]:
     import numpy as np
 

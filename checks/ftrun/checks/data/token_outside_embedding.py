@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 
-@check("DATA014", title="the model has an embedding for every token", methods=("sft",))
+@check("DATA014", title="the model has an embedding for every token", methods=("sft", "reward", "dpo"))
 def token_outside_embedding(at: AtData) -> Iterator[Finding]:
     import numpy as np
 

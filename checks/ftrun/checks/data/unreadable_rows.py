@@ -26,7 +26,7 @@ def unreadable_rows(at: AtData) -> Iterator[Finding]:
     for source in at.sources:
         if not source.bad:
             continue
-        total = len(source.bad) + len(source.examples)
+        total = len(source.bad) + len(source.examples) // source.sides
         yield Finding(
             message=f"{len(source.bad)} of {total} rows of {source.label} cannot be read as {source.format} "
             f"and would not be trained on. The first is row {source.bad[0].row}: {source.bad[0].reason}.",

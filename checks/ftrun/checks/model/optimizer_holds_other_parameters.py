@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @check("MODEL009", title="the optimizer holds exactly the trainable parameters")
 def optimizer_holds_other_parameters(at: AtModel) -> Iterator[Finding]:
-    trained = {id(p): name for name, p in at.model.named_parameters() if p.requires_grad}
+    trained = {id(p): name for name, p in at.trainer.model.named_parameters() if p.requires_grad}
     held = learning_rates(at.trainer.optimizer).keys()
     lost = [name for key, name in trained.items() if key not in held]
     strange = len(held - trained.keys())

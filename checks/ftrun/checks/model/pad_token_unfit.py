@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 
-@check("MODEL014", title="the padding token is no part of the text", methods=("sft",))
+@check("MODEL014", title="the padding token is no part of the text", methods=("sft", "dpo"))
 def pad_token_unfit(at: AtModel) -> Iterator[Finding]:
     import numpy as np
 

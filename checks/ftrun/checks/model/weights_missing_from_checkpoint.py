@@ -28,7 +28,7 @@ FOREIGN = 0.1
 """Share of tensors without a place in the model above which the checkpoint is taken for another model's."""
 
 
-@check("MODEL008", title="every weight comes from the checkpoint", methods=("sft", "dpo"))
+@check("MODEL008", title="every weight comes from the checkpoint", methods=("sft", "reward", "dpo"))
 def weights_missing_from_checkpoint(at: AtModel) -> Iterator[Finding]:
     report = at.load_report
     lost = (*report["missing"], *report["mismatched"])
@@ -37,7 +37,7 @@ def weights_missing_from_checkpoint(at: AtModel) -> Iterator[Finding]:
         yield Finding(
             message=f"{len(report['missing'])} tensors are not in the checkpoint and "
             f"{len(report['mismatched'])} have another shape there: they hold random numbers.",
-            fix="Point model.path to a whole checkpoint of this architecture, with a language modelling head.",
+            fix="Point model.path to a whole checkpoint of this architecture, with the head that it is said to have.",
             where=at.where("model.path"),
             evidence=group_names(lost),
         )
@@ -45,7 +45,7 @@ def weights_missing_from_checkpoint(at: AtModel) -> Iterator[Finding]:
     if unexpected:
         yield Finding(
             message=f"{len(unexpected)} tensors of the checkpoint have no place in the model and are left out.",
-            fix="See that model.path is a causal language model of the architecture that its config.json names.",
+            fix="See that model.path is a model of the architecture that its config.json names.",
             where=at.where("model.path"),
             evidence=group_names(unexpected),
             severity="warning" if len(unexpected) > FOREIGN * tensors else "info",

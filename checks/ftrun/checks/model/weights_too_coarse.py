@@ -41,7 +41,7 @@ NEAR_RATE = ("adamw", "adafactor", "lion")
 
 @check("MODEL006", title="the weights are fine enough for the learning rate")
 def weights_too_coarse(at: AtModel) -> Iterator[Finding]:
-    trained = {name: p for name, p in at.model.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in at.trainer.model.named_parameters() if p.requires_grad}
     coarse = {name: p for name, p in trained.items() if str(p.dtype).removeprefix("torch.") in BITS}
     if not coarse:
         return

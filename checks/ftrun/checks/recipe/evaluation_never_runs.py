@@ -61,9 +61,9 @@ def _shown(value: object) -> str:
 
 
 def _asks_questions(at: AtRecipe) -> bool:
-    """Whether the recipe has held-out rows answered after training, which needs no strategy."""
+    """Whether held-out rows are judged after training, which needs no strategy: all methods but SFT do so."""
     evaluation = getattr(at.recipe, "evaluation", None)
-    return getattr(evaluation, "exact_match", None) is not None
+    return at.recipe.method != "sft" or getattr(evaluation, "exact_match", None) is not None
 
 
 def _is_put_off_beyond_the_end(at: AtRecipe) -> bool:

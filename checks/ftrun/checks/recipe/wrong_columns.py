@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 
-@check("DATA002", title="every source has the columns of a format", methods=("sft",))
+@check("DATA002", title="every source has the columns of a format", methods=("sft", "reward", "dpo"))
 def wrong_columns(at: AtRecipe) -> Iterator[Finding]:
     """Tell each source whose first row cannot be read or has columns that fit no format."""
     for head in at.heads:

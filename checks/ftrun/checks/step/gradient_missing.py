@@ -35,7 +35,7 @@ def gradient_missing(at: AtStep) -> Iterator[Finding]:
     missing = none if len(none) == len(gradients) else [name for name in none if not EXPERT.search(name)]
     if not missing:
         return
-    sizes = {name: p.numel() for name, p in at.model.named_parameters() if name in gradients}
+    sizes = {name: p.numel() for name, p in at.trainer.model.named_parameters() if name in gradients}
     share = sum(sizes[name] for name in missing) / sum(sizes.values())
     yield Finding(
         message=f"{len(missing)} of {len(gradients)} trainable tensors, {share:.1%} of the trained weights, receive "

@@ -36,7 +36,7 @@ def update_vanishes(at: AtStep) -> Iterator[Finding]:
         raise NotApplicable("nothing changed at all")
     if share >= FEW:
         return
-    kinds = {str(p.dtype).removeprefix("torch.") for p in at.model.parameters() if p.requires_grad}
+    kinds = {str(p.dtype).removeprefix("torch.") for p in at.trainer.model.parameters() if p.requires_grad}
     coarse = kinds != {"float32"}
     yield Finding(
         message=f"{share:.1%} of the weights with a gradient changed in one optimizer step at the peak learning "

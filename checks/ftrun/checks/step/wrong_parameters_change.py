@@ -34,7 +34,7 @@ SMALL = 1e-7
 @check("TRAIN019", title="a step changes the trainable parameters and no others")
 def wrong_parameters_change(at: AtStep) -> Iterator[Finding]:
     changed, gradients = known(at.step.changed, at), known(at.step.gradients, at)
-    trained = {name: p for name, p in at.model.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in at.trainer.model.named_parameters() if p.requires_grad}
     drifting = sorted(changed - trained.keys())
     if drifting:
         yield Finding(

@@ -157,7 +157,7 @@ def _verdict(report: Report) -> Line:
         0,
         (
             ("✓ ", "green") if report.ok else ("✗ ", "bold red"),
-            (report.recipe, "bold"),
+            (report.title, "bold"),
             (": ready, " if report.ok else ": not ready, ", ""),
             (", ".join(names) or "nothing found", ""),
             (f" ({report.stage} stage, {sum(report.seconds.values()):.2f} s)", "dim"),

@@ -1,0 +1,123 @@
+"""Rows of the evaluation are among the training rows.
+
+Symptom: the evaluation loss follows the training loss down, and no overfitting is ever seen; the model is worse in
+use than its figures.
+Cause: both are read from one file, the rows were divided after they had been multiplied or rephrased, or copies stand
+on both sides of the division.
+Fix: remove these rows from the training data, or evaluate on others; remove copies before rows are held out.
+Prevention: divide by the question, not by the row, before anything is added.
+Source: one evaluation row in a hundred is a warning, one in ten an error: preflight checkers of the same fault fail
+at 1 % (peft-doctor `dataset.train_eval_overlap`). Rows are compared whole, without case, white space and the marks
+that end sentences. A question that has another answer on the other side is an info: some data sets have several
+answers to one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.engine import NotApplicable
+from ftrun.checks.examples import clip
+from ftrun.checks.finding import Finding, Severity
+from ftrun.checks.fingerprints import all_examples, text_keys
+from ftrun.checks.rows import Rows
+from ftrun.checks.stages import AtData
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+MANY, SOME = 0.10, 0.01
+HALF = 0.5
+"""Share of the questions from which on it is worth a word that they are trained with other answers."""
+
+SHORT = 20
+"""Bytes under which rows are alike by chance: greetings, sums of small numbers."""
+
+Place = tuple[int, int]
+
+
+@check("DATA021", title="what is evaluated is not trained")
+def evaluation_overlaps_training(at: AtData) -> Iterator[Finding]:
+    if at.eval is None or not len(at.eval):
+        raise NotApplicable("the recipe holds no rows out")
+    asked, whole = _keys(at.train), _keys(at.eval)
+    trained = {key: place for place, (_, key) in asked}
+    judged = [(place, key) for place, (_, key) in whole if len(key) >= SHORT]
+    if not judged:
+        raise NotApplicable("every row is so short that others are like it by chance")
+    shared = [(place, trained[key]) for place, key in judged if key in trained]
+    if len(shared) > SOME * len(judged):
+        yield _tell(at, shared, len(judged))
+        return
+    questions = {key for _, (key, _) in asked if len(key) >= SHORT}
+    long = [key for _, (key, _) in whole if len(key) >= SHORT]
+    again = sum(key in questions for key in long)
+    if again > HALF * len(long):
+        yield Finding(
+            message=f"{again} of {len(long)} questions of the evaluation rows are trained too, with other answers.",
+            fix="Evaluate on questions that are not trained, unless these have many right answers.",
+            where=at.where("data.eval"),
+            severity="info",
+        )
+
+
+def _keys(rows: Rows) -> list[tuple[Place, tuple[bytes, bytes]]]:
+    return [
+        (
+            (source, example),
+            text_keys(rows.sources[source].examples[example], rows.sources[source].loss_on),
+        )
+        for source, example in all_examples(rows)
+    ]
+
+
+def _tell(at: AtData, shared: list[tuple[Place, Place]], total: int) -> Finding:
+    assert at.eval is not None
+    share = len(shared) / total
+    held_out = not isinstance(at.recipe.data.eval, list)
+    severity: Severity = "error" if share > MANY else "warning"
+    return Finding(
+        message=f"{len(shared)} of {total} evaluation rows ({share:.0%}) are training rows as well, but for case and "
+        "white space.",
+        fix="Remove copies from the sources of data.train: held-out rows have copies that are trained."
+        if held_out
+        else "Remove these rows from data.train, or evaluate on others: `data.eval: {fraction: 0.05}` holds some out.",
+        where=at.where("data.eval"),
+        evidence=tuple(
+            f"{at.eval.where(*here)} is {at.train.where(*there)}: {_show(at.eval, here)}"
+            for here, there in shared[:3]
+        ),
+        severity=severity,
+    )
+
+
+def _show(rows: Rows, place: Place) -> str:
+    source, example = place
+    asked, whole = text_keys(rows.sources[source].examples[example], rows.sources[source].loss_on)
+    return clip((asked or whole).decode("utf-8", "replace"), 80)
+
+
+@evaluation_overlaps_training.fault
+def one_file_for_both(world: World) -> None:
+    world.eval_rows = list(world.rows)
+    world.recipe["data"]["eval"] = [{"path": "eval.jsonl"}]
+    world.recipe["training"]["eval_strategy"] = "epoch"
+
+
+@evaluation_overlaps_training.fault
+def rows_were_respelt(world: World) -> None:
+    world.eval_rows = [
+        {**row, "prompt": f"  {row['prompt'].upper()}\n", "completion": f"{row['completion']} "}
+        for row in world.rows[:6]
+    ]
+    world.recipe["data"]["eval"] = [{"path": "eval.jsonl"}]
+    world.recipe["training"]["eval_strategy"] = "epoch"
+
+
+@evaluation_overlaps_training.fault
+def copies_on_both_sides_of_a_fraction(world: World) -> None:
+    world.rows = world.rows + world.rows[:12]
+    world.recipe["data"]["eval"] = {"fraction": 0.25}
+    world.recipe["training"]["eval_strategy"] = "epoch"

@@ -1,0 +1,57 @@
+"""There are fewer prompts than a rollout takes, or many that no rollout takes.
+
+Symptom: the same prompts are answered several times within a rollout, or a good part of them in no epoch.
+Cause: a rollout takes per_device_train_batch_size × gradient_accumulation_steps × num_mini_batches prompts, and an
+epoch has whole rollouts alone.
+Fix: make the rollout smaller with `training.num_mini_batches`, or bring more prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.finding import Finding
+from ftrun.checks.stages import AtData
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+KEY = "training.num_mini_batches"
+IDLE = 1 / 3
+"""Share of the prompts that may stay out of an epoch; they take turns, since each epoch has an order of its own."""
+
+
+@check("PPO002", title="the prompts fill their rollouts", severity="warning", methods=("ppo",))
+def rollout_unfilled(at: AtData) -> Iterator[Finding]:
+    """Compare the number of prompts with the size of a rollout."""
+    training, prompts = at.recipe.training, len(at.train)
+    minibatch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    size = minibatch * training["num_mini_batches"]
+    if prompts < size:
+        yield Finding(
+            f"A rollout takes {size} prompts, in {training['num_mini_batches']} minibatches of {minibatch}, and "
+            f"there are {prompts}: some are answered more than once in each.",
+            f"Bring {size} prompts or more, or lower {KEY} or the batch size.",
+            at.where(KEY),
+        )
+    elif prompts % size > IDLE * prompts:
+        yield Finding(
+            f"Rollouts of {size} take {prompts - prompts % size} of the {prompts} prompts; "
+            f"{prompts % size} stay out of each epoch.",
+            f"Choose {KEY} and the batch size so that their product divides {prompts} with less left.",
+            at.where(KEY),
+        )
+
+
+@rollout_unfilled.fault
+def a_rollout_larger_than_the_data(world: World) -> None:
+    """A batch size from a run with more prompts."""
+    world.recipe["training"]["per_device_train_batch_size"] = 64
+
+
+@rollout_unfilled.fault
+def a_rollout_of_just_over_half(world: World) -> None:
+    """Nearly half of the prompts stay out."""
+    world.recipe["training"] |= {"per_device_train_batch_size": 9, "num_mini_batches": 2}

@@ -1,0 +1,64 @@
+"""The reference of DPO shares memory with the weights that train.
+
+Symptom: the loss stays at ln 2 and all margins at 0, although gradients look alive (a norm of 1.4 was seen): each
+step moves the reference along.
+Cause: a shallow copy (`copy.copy`), `load_state_dict(…, assign=True)`, or layers that both models were given.
+Fix: load the reference anew, or copy it with `deepcopy`.
+Prevention: sharing frozen layers is fine, and saves memory; sharing what trains is not.
+Source: trl#703, trl#2057, trl#6053.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.finding import Finding
+from ftrun.checks.parameters import group_names
+from ftrun.checks.reference import own_reference
+from ftrun.checks.stages import AtModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from ftrun.checks.testing import World
+
+
+@check("DPO009", title="the reference has weights of its own", methods=("dpo",))
+def reference_shares_storage(at: AtModel) -> Iterator[Finding]:
+    reference = own_reference(at.trainer)
+    trained = {_storage(p) for p in at.model.parameters() if p.requires_grad and p.numel()}
+    named = list(reference.named_parameters())
+    shared = [name for name, p in named if p.numel() and _storage(p) in trained]
+    if shared:
+        yield Finding(
+            f"{len(shared)} of {len(named)} tensors of the reference lie in the memory of weights that train: "
+            "the reference moves with the policy, and the loss stays where it is.",
+            "Load the reference anew, or copy it with deepcopy.",
+            at.where("model"),
+            evidence=group_names(shared),
+        )
+
+
+def _storage(weight: torch.Tensor) -> tuple[str, int]:
+    return str(weight.device), weight.untyped_storage().data_ptr()
+
+
+@reference_shares_storage.fault
+def weights_are_assigned_and_not_copied(world: World) -> None:
+    def damage(at: AtModel) -> AtModel:
+        at.trainer.ref_model.load_state_dict(at.model.state_dict(), assign=True)
+        at.trainer.ref_model.requires_grad_(False)
+        return at
+
+    world.after(AtModel, damage)
+
+
+@reference_shares_storage.fault
+def one_layer_is_shared(world: World) -> None:
+    def damage(at: AtModel) -> AtModel:
+        at.trainer.ref_model.model.layers[0] = at.model.model.layers[0]
+        return at
+
+    world.after(AtModel, damage)

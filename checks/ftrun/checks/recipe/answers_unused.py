@@ -1,0 +1,123 @@
+"""The answers stand in a column that is not used.
+
+Symptom: the model learns to write questions; its answers are what they were before.
+Cause: one column is mapped (`columns: {text: question}`) or is called `text`, and the answers stand in another.
+Fix: map both: `columns: {prompt: question, completion: answer}`.
+Prevention: look at a row with `ftrun preview`.
+Source: told is a column named like an answer beside rows of plain text, where the text of most of the first 20 rows
+does not hold it and it is at least a fifth as long: axolotl#2890. Files of lines of JSON and CSV are looked into.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftrun.checks.check import check
+from ftrun.checks.columns import SYNONYMS
+from ftrun.checks.engine import NotApplicable
+from ftrun.checks.examples import squeeze
+from ftrun.checks.finding import Finding, Patch
+from ftrun.checks.rows import SourceHead
+from ftrun.checks.stages import AtRecipe
+from ftrun.schemas.errors import DataError
+from ftrun.schemas.formats import recognise, rename
+from ftrun.schemas.sections import Source
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+FIRST = 20
+LONG = 0.2
+ANSWERS = ("completion", *SYNONYMS["completion"], "chosen")
+
+
+@check("DATA022", title="the answers are used", severity="warning", methods=("sft",))
+def answers_unused(at: AtRecipe) -> Iterator[Finding]:
+    """Tell plain text beside which a column of answers is left out."""
+    judged = False
+    for head in at.heads:
+        source = _source_of(at, head.key)
+        if head.columns is None or not _is_text(head.columns, source, at.recipe.method):
+            continue
+        judged = True
+        text = source.columns.get("text", "text")
+        left = [name for name in head.columns if name != text and name.lower() in ANSWERS]
+        rows = list(_first_rows(Path(head.looked_for)))
+        for name in left:
+            if _stands_elsewhere(rows, text, name):
+                yield _tell(at, head, text, name)
+                break
+    if not judged:
+        raise NotApplicable("no source is plain text with named columns")
+
+
+def _source_of(at: AtRecipe, key: str) -> Source:
+    _, section, index = key.split(".")
+    source: Source = getattr(at.recipe.data, section)[int(index)]
+    return source
+
+
+def _is_text(columns: tuple[str, ...], source: Source, method: str) -> bool:
+    if source.format != "auto":
+        return source.format == "text"
+    try:
+        return recognise(rename(dict.fromkeys(columns), source.columns), method) == "text"
+    except DataError:  # DATA002 tells columns that fit no format
+        return False
+
+
+def _first_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The first rows of a file of JSON lines or of CSV; none of another, or of one that cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                yield from islice(csv.DictReader(file), FIRST)
+            elif path.suffix.lower() in (".jsonl", ".ndjson"):
+                for line in islice(file, FIRST):
+                    row = json.loads(line)
+                    if isinstance(row, dict):
+                        yield row
+    except (OSError, ValueError, csv.Error, RecursionError):  # reading the rows tells what is wrong
+        return
+
+
+def _stands_elsewhere(rows: list[Mapping[str, Any]], text: str, answer: str) -> bool:
+    """Whether the texts of most rows hold nothing of the answers, and these are no mere labels."""
+    pairs = [(row.get(text), row.get(answer)) for row in rows]
+    told = [
+        (squeeze(one), squeeze(other))
+        for one, other in pairs
+        if isinstance(one, str) and isinstance(other, str)
+    ]
+    apart = sum(other not in one for one, other in told if other)
+    lengths = [sum(len(one[side]) for one in told) for side in (0, 1)]
+    return apart > len(rows) / 2 and lengths[1] >= LONG * lengths[0]
+
+
+def _tell(at: AtRecipe, head: SourceHead, text: str, answer: str) -> Finding:
+    mapping = {"prompt": text, "completion": answer}
+    return Finding(
+        message=f"{head.label} is trained on its column {text} alone, and its column {answer}, which the text does not "
+        "hold, is not used.",
+        fix=f"Write `columns: {{prompt: {text}, completion: {answer}}}` for {head.key}, without a format.",
+        where=at.where(f"{head.key}.columns" if _source_of(at, head.key).columns else f"{head.key}.path"),
+        patch=Patch(f"{head.key}.columns", mapping),
+    )
+
+
+@answers_unused.fault
+def only_the_question_is_mapped(world: World) -> None:
+    """The mapping names one column."""
+    world.rows = [{"question": row["prompt"], "answer": row["completion"]} for row in world.rows]
+    world.recipe["data"]["train"][0]["columns"] = {"text": "question"}
+
+
+@answers_unused.fault
+def the_question_is_called_text(world: World) -> None:
+    """The format is told from a column that is called so."""
+    world.rows = [{"text": row["prompt"], "answer": row["completion"]} for row in world.rows]

@@ -1,0 +1,142 @@
+"""The collated batch holds other tokens or labels than the rows.
+
+Symptom: the model never stops, or does not learn, although the rows are right: what reaches the loss is not what the
+rows say.
+Cause: a data collator that makes labels of its own: it masks padding by its id (which is also the id that ends an
+answer), searches for the words before an answer and misses them, or masks everything.
+Fix: let the collator pad and nothing else: labels come with the rows, and padding is masked by its place.
+Source: transformers#23530, trl#976 (labels masked where they are the padding token), trl#588, trl#1183 (a marker
+that is tokenised otherwise in its place).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ftrun.checks.check import check
+from ftrun.checks.dry_step import known
+from ftrun.checks.engine import NotApplicable
+from ftrun.checks.examples import clip
+from ftrun.checks.finding import Finding
+from ftrun.checks.fingerprints import token_keys
+from ftrun.checks.rows import IGNORED
+from ftrun.checks.stages import AtModel, AtStep
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ftrun.checks.testing import World
+
+Pair = tuple["NDArray[np.int32]", "NDArray[np.int32]"]
+"""The tokens of a row and their labels."""
+
+
+@check("DATA028", title="the batch holds the tokens and labels of the rows", methods=("sft",))
+def batch_unlike_rows(at: AtStep) -> Iterator[Finding]:
+    batch = known(at.step.batch, at)
+    packing = at.recipe.training["packing"]
+    if packing and at.recipe.training["packing_strategy"] != "bfd":
+        raise NotApplicable("packing divides the rows, and parts of them are in the batch")
+    numbers_of: dict[bytes, list[int]] = {}
+    for number, key in enumerate(token_keys(at.train)):
+        numbers_of.setdefault(key, []).append(number)
+    fed = list(_rows_of(batch, at.tokenizer.pad_token_id))
+    strange = [ids for ids, _ in fed if ids.tobytes() not in numbers_of]
+    if strange:
+        yield Finding(
+            message=f"{len(strange)} of {len(fed)} rows of the first batch are none of the {len(at.train)} training "
+            "rows: the data collator changes tokens.",
+            fix="Let the data collator pad and nothing else.",
+            where=at.where("data"),
+            evidence=tuple(clip(at.tokenizer.decode(ids[:64].tolist())) for ids in strange[:3]),
+        )
+        return
+    lost = gained = 0
+    shown: list[str] = []
+    for ids, labels in fed:
+        # Rows of the same tokens may train others of them; the nearest is the one.
+        alike = (at.train[number] for number in numbers_of[ids.tobytes()][:8])
+        row = min(alike, key=lambda one: int((one.labels != labels).sum()))
+        missing, added = (labels == IGNORED) & (row.labels != IGNORED), (labels != row.labels)
+        missing[:1] = added[:1] = False  # no model predicts a first token, and packing masks it
+        lost, gained = lost + int(missing.sum()), gained + int((added & ~missing).sum())
+        if added.any() and len(shown) < 3:
+            shown.append(f"{row.where}: {_name(at, ids[added])}")
+    if lost or gained:
+        yield Finding(
+            message=f"In the first batch of {len(fed)} rows, {lost} tokens that the rows train are masked and {gained} "
+            "have another label than in their row: the data collator makes labels of its own.",
+            fix="Let the data collator take the labels of the rows, and mask padding by its place.",
+            where=at.where("data"),
+            evidence=tuple(shown),
+        )
+
+
+def _rows_of(batch: Any, pad: int) -> Iterator[Pair]:
+    """The rows in a batch without their padding; of a batch without padding its documents."""
+    import numpy as np
+
+    ids, labels = (batch[name].cpu().numpy().astype(np.int32) for name in ("input_ids", "labels"))
+    if "position_ids" in batch:
+        # Each document begins at position 0; a row of padding at the end is positions of 0 as well.
+        for tokens, taught, positions in zip(ids, labels, batch["position_ids"].cpu().numpy(), strict=True):
+            for part in np.split(np.arange(len(tokens)), np.flatnonzero(positions == 0)[1:]):
+                if len(part) > 1 or tokens[part[0]] != pad:
+                    yield tokens[part], taught[part]
+        return
+    present = (
+        batch["attention_mask"].cpu().numpy().astype(bool)
+        if "attention_mask" in batch
+        else np.ones_like(ids, bool)
+    )
+    for tokens, taught, there in zip(ids, labels, present, strict=True):
+        yield tokens[there], taught[there]
+
+
+def _name(at: AtStep, ids: NDArray[np.int32]) -> str:
+    return ", ".join(repr(at.tokenizer.decode([id])) for id in ids[:5].tolist())
+
+
+@batch_unlike_rows.fault
+def padding_is_masked_by_its_id(world: World) -> None:
+    def damage(at: AtModel) -> AtModel:
+        from transformers import DataCollatorForLanguageModeling
+
+        at.tokenizer.pad_token = at.tokenizer.eos_token
+        collate = DataCollatorForLanguageModeling(at.tokenizer, mlm=False)
+        at.trainer.data_collator = lambda rows: collate([{"input_ids": row["input_ids"]} for row in rows])
+        return at
+
+    world.after(AtModel, damage)
+
+
+@batch_unlike_rows.fault
+def marker_before_the_answer_is_not_found(world: World) -> None:
+    def damage(at: AtModel) -> AtModel:
+        collate = at.trainer.data_collator
+
+        def search(rows: Any) -> Any:
+            batch = collate(rows)
+            batch["labels"][1:] = IGNORED
+            return batch
+
+        at.trainer.data_collator = search
+        return at
+
+    world.after(AtModel, damage)
+
+
+@batch_unlike_rows.fault
+def first_token_is_dropped(world: World) -> None:
+    def damage(at: AtModel) -> AtModel:
+        collate = at.trainer.data_collator
+
+        def drop(rows: Any) -> Any:
+            return {name: value[:, 1:] for name, value in collate(rows).items()}
+
+        at.trainer.data_collator = drop
+        return at
+
+    world.after(AtModel, damage)

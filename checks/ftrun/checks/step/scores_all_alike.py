@@ -1,0 +1,79 @@
+"""The answers of the first rollout have all the same score, or scores that are no numbers.
+
+Symptom: whitened advantages are noise of the value model, and nothing is learnt; or the first NaN ends the run.
+Cause: a reward function that looks for what no answer has yet, a reward model whose head was never trained, a rule
+that falls on every answer, or half-precision overflow.
+Fix: let the reward tell better answers from worse ones among those that the start writes; look at them in the finding.
+Source: a spread of rewards under 0.1 as a sign of a dead or hacked reward; trl#1379, ms-swift#3926.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ftrun.checks.check import check
+from ftrun.checks.engine import NotApplicable
+from ftrun.checks.finding import Finding
+from ftrun.checks.stages import AtModel, AtStep
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+LEAST = 4
+"""Answers from which a constant score says something."""
+
+
+@check("PPO009", title="the reward tells the first answers apart", methods=("ppo",))
+def scores_all_alike(at: AtStep) -> Iterator[Finding]:
+    """Read the scores of the rollout that the dry step made."""
+    trainer: Any = at.trainer
+    if "scores" not in trainer.seen:
+        raise NotApplicable("the dry step ended before its answers were scored")
+    scores, answers = trainer.seen["scores"], trainer.seen["answers"]
+    shown = tuple(f"{answer.text[:80]!r}" for answer in answers[:3])
+    broken = {name: int((~part.isfinite()).sum()) for name, part in scores.parts.items()}
+    if any(broken.values()):
+        name = max(broken, key=broken.__getitem__)
+        yield Finding(
+            f"{broken[name]} of {len(answers)} scores of {name} are no numbers.",
+            "Load the reward model in float32 or bfloat16, and let functions return finite numbers.",
+            at.where("reward"),
+            evidence=shown,
+        )
+    elif len(answers) >= LEAST and float(scores.total.std(correction=0)) == 0.0:
+        parts = ", ".join(f"{name} {float(part[0]):g}" for name, part in scores.parts.items())
+        yield Finding(
+            f"All {len(answers)} answers of the first rollout score {float(scores.total[0]):g} ({parts}): there is "
+            "nothing to learn from.",
+            "Let reward: score what the model already does in different degrees.",
+            at.where("reward"),
+            evidence=shown,
+        )
+
+
+@scores_all_alike.fault
+def the_function_looks_for_what_is_never_written(world: World) -> None:
+    (world.folder / "rewards.py").write_text(
+        "def share_of_letters(completions):\n"
+        "    return [float('certainly' in text) for text in completions]\n",
+        encoding="utf-8",
+    )
+    world.recipe["reward"]["penalties"] = None
+
+
+@scores_all_alike.fault
+def the_score_overflows(world: World) -> None:
+    def damage(at: AtModel) -> AtModel:
+        trainer: Any = at.trainer
+        score = trainer.reward.score
+
+        def overflow(answers: Any) -> Any:
+            scores = score(answers)
+            scores.parts["share_of_letters"].mul_(float("inf"))
+            return scores
+
+        object.__setattr__(trainer.reward, "score", overflow)
+        return at
+
+    world.after(AtModel, damage)

@@ -1,0 +1,145 @@
+"""Rewards: models, functions and rules, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ftrun.runner.tiny import locate
+from ftrun.schemas.errors import ModelError, RunError
+from ftrun.schemas.methods.ppo import Penalties, TooLong
+
+
+def make_answer(text: str, prompt: Any = "Say it", ended: bool = True, **columns: Any) -> Any:
+    from ftrun.runner.ppo.rewards import Answer
+
+    return Answer({"prompt": prompt, "columns": columns}, [5, 6, 7], [8, 9, 3], text, ended)
+
+
+def load_scorer() -> Any:
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    set_seed(1)
+    return AutoModelForSequenceClassification.from_pretrained(str(locate()), num_labels=1).eval()
+
+
+def load_tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(locate()))
+
+
+def test_penalties_at_their_thresholds() -> None:
+    from ftrun.runner.ppo.rewards import penalise
+
+    texts = ["a b c d e", "a a a a b", "a a b b", "a b " * 2 + "c", " ".join(map(str, range(301))), ""]
+    found = penalise(Penalties(), texts)
+    assert found["repetition"].tolist() == [0, -5, 0, 0, 0, 0]
+    assert found["too_long"].tolist() == [0, 0, 0, 0, -2, 0]
+    assert found["too_short"].tolist() == [0, 0, -3, 0, 0, -3]
+    own = Penalties(repetition=None, too_long=TooLong(words=3, penalty=1.5), too_short=None)
+    assert {name: part.tolist() for name, part in penalise(own, ["a b c", "a b c d"]).items()} == {
+        "too_long": [0, -1.5]
+    }
+
+
+def test_functions_get_prompts_completions_and_the_columns_that_they_name() -> None:
+    from ftrun.runner.ppo.rewards import RewardSum
+
+    seen: dict[str, Any] = {}
+
+    def named(completions: Sequence[str], wanted: Sequence[str]) -> list[float]:
+        return [float(word in text) for text, word in zip(completions, wanted, strict=True)]
+
+    def everything(**columns: Any) -> list[float]:
+        seen.update(columns)
+        return [10.0, 20.0]
+
+    answers = [make_answer("red", wanted="red"), make_answer("blue", wanted="green", extra=4)]
+    scores = RewardSum(functions={"named": named, "everything": everything}).score(answers)
+    assert scores.total.tolist() == [11.0, 20.0]
+    assert scores.parts["named"].tolist() == [1.0, 0.0]
+    assert seen == {
+        "prompts": ["Say it", "Say it"],
+        "completions": ["red", "blue"],
+        "wanted": ["red", "green"],
+        "extra": [None, 4],
+    }
+
+
+@pytest.mark.parametrize("returned", [[1.0], [1.0, float("nan")], [1.0, None], 3.0])
+def test_a_function_that_returns_no_scores_is_told_by_name(returned: Any) -> None:
+    from ftrun.runner.ppo.rewards import call_function
+
+    with pytest.raises(RunError, match="the reward function broken returned"):
+        call_function("broken", lambda **columns: returned, [make_answer("a"), make_answer("b")])
+
+
+def test_functions_are_loaded_from_files_and_modules(tmp_path: Path) -> None:
+    from ftrun.runner.ppo.rewards import load_function
+
+    (tmp_path / "mine.py").write_text("def score(completions):\n    return [1.0 for _ in completions]\n")
+    assert load_function("mine.py:score", tmp_path)(completions=["a"]) == [1.0]
+    assert load_function("builtins:sorted", tmp_path)([2, 1]) == [1, 2]
+    for wrong in ("mine.py:other", "other.py:score", "no_such_module_of_mine:score"):
+        with pytest.raises(ModelError, match=wrong):
+            load_function(wrong, tmp_path)
+
+
+def test_an_ensemble_is_its_mean_less_its_disagreement() -> None:
+    from ftrun.runner.ppo.rewards import RewardModel, RewardSum
+
+    model, tokenizer = load_scorer(), load_tokenizer()
+    other = load_scorer()
+    other.score.weight.data *= -3
+    models = [RewardModel(name, one, tokenizer, True) for name, one in (("a", model), ("b", other))]
+    answers = [make_answer("a"), make_answer("b")]
+    each = torch.stack([one.score(answers) for one in models])
+    scores = RewardSum(models=models, pessimism=0.5).score(answers)
+    torch.testing.assert_close(scores.total, each.mean(0) - 0.5 * each.std(0, correction=0))
+    assert scores.disagreement is not None
+    torch.testing.assert_close(scores.disagreement, each.std(0, correction=0))
+
+
+def test_a_model_scores_as_transformers_does_and_no_batch_changes_it() -> None:
+    from ftrun.runner.ppo.rewards import Answer, RewardModel
+
+    model = load_scorer()
+    scorer = RewardModel("rm", model, load_tokenizer(), True, batch_size=2)
+    draws = torch.Generator().manual_seed(0)
+    answers = [
+        Answer({"prompt": ""}, torch.randint(5, 900, (4,), generator=draws).tolist(), [9] * n, "", True)
+        for n in (1, 7, 3)
+    ]
+    # The padding token as the last one, which transformers' own pooling takes for padding.
+    answers.append(Answer({"prompt": ""}, answers[0].prompt_ids, [9, 0], "", True))
+    with torch.no_grad():
+        expected = [
+            float(model(input_ids=torch.tensor([one.prompt_ids + one.response_ids])).logits)
+            for one in answers[:3]
+        ]
+    scores = scorer.score(answers)
+    torch.testing.assert_close(scores[:3], torch.tensor(expected))
+    assert abs(float(scores[3] - scores[0])) > 1e-4
+
+
+def test_another_tokenizer_reads_the_text_in_its_own_template() -> None:
+    from ftrun.runner.ppo.rewards import RewardModel
+
+    tokenizer = load_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    other = RewardModel("other", load_scorer(), tokenizer, same_tokens=False)
+    messages = [{"role": "user", "content": "Say it"}]
+    chat = other.encode(make_answer("red", prompt=messages))
+    assert tokenizer.decode(chat) == "<user> Say it\n<assistant> red\n"
+    plain = other.encode(make_answer("red", prompt="Say it: "))
+    assert plain == [*tokenizer("Say it: red")["input_ids"], tokenizer.eos_token_id]
+    cut = other.encode(make_answer("red", prompt="Say it: ", ended=False))
+    assert cut == tokenizer("Say it: red")["input_ids"]
