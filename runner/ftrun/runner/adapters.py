@@ -78,6 +78,7 @@ def write_merged(source: str, base: str, target: Path, *, trust_remote_code: boo
         with torch.random.fork_rng():
             model = _load_base(Path(source), base, trust_remote_code)
             merged: Any = PeftModel.from_pretrained(model, source)
+        untie(merged)
         merged.merge_and_unload(safe_merge=True).save_pretrained(target)
         has_tokenizer = (Path(source) / "tokenizer_config.json").is_file()
         tokenizer = AutoTokenizer.from_pretrained(
@@ -92,6 +93,24 @@ def write_merged(source: str, base: str, target: Path, *, trust_remote_code: boo
         ours = file.name.startswith("adapter_") or file.name in NOT_THE_MODEL
         if file.is_file() and not ours and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
+
+
+def untie(loaded: Any) -> None:
+    """Give embeddings and head weights of their own where they are one tensor and the adapter changes one of them.
+
+    Merged into the shared tensor, what was trained for one would change the other.
+    """
+    import torch
+
+    model = loaded.get_base_model()
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if None in ends or not any(hasattr(end, "base_layer") for end in ends):
+        return
+    into, head = (end.base_layer if hasattr(end, "base_layer") else end for end in ends)
+    if into.weight is head.weight:
+        head.weight = torch.nn.Parameter(into.weight.detach().clone())
+        model.config.get_text_config().tie_word_embeddings = False
+        model.config.tie_word_embeddings = False
 
 
 def _load_base(source: Path, base: str, trust_remote_code: bool) -> PreTrainedModel:

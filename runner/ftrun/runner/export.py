@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftrun.runner.adapters import untie
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.proof import (
@@ -166,30 +167,12 @@ def _merge(
         with loaded.disable_adapter():
             base = observe(loaded, tokenizer, scores=False)
         effect = float((base.values - trained.values).abs().max())
-    _untie(loaded)
+    untie(loaded)
     try:
         merged = loaded.merge_and_unload(safe_merge=True)
     except Exception as error:  # a build boundary: not every adapter can be merged, and some hold NaN
         raise ModelError(f"the adapter {result.source} cannot be merged: {first_line(error)}") from error
     return merged, prove_merge(trained, observe(merged, tokenizer, scores=result.scores), effect)
-
-
-def _untie(loaded: Any) -> None:
-    """Give embeddings and head weights of their own where they are one tensor and the adapter changes one of them.
-
-    Merged into the shared tensor, what was trained for one would change the other.
-    """
-    import torch
-
-    model = loaded.get_base_model()
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if None in ends or not any(hasattr(end, "base_layer") for end in ends):
-        return
-    into, head = (end.base_layer if hasattr(end, "base_layer") else end for end in ends)
-    if into.weight is head.weight:
-        head.weight = torch.nn.Parameter(into.weight.detach().clone())
-        model.config.get_text_config().tie_word_embeddings = False
-        model.config.tie_word_embeddings = False
 
 
 def write_folder(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftrun.schemas.errors import FtrunError, first_line
+from ftrun.schemas.errors import NotProven, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +39,6 @@ ROUNDING_TOLERANCE = 16
 measured on the same shapes, 6 on the one with the strong adapter. It is coarse in bfloat16 (an eighth of the
 largest logit), which is why the merge is proven in float32 and the weights bit for bit; it tells overflow, and
 weights that the type cannot hold."""
-
-
-class NotProven(FtrunError):
-    """A written model folder is not the model that was trained."""
 
 
 @dataclass(frozen=True)

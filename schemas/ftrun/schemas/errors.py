@@ -6,7 +6,8 @@
     ├── DataError               rows cannot be read, recognised or tokenised
     ├── ModelError              the model or its tokenizer cannot be built as the recipe asks
     ├── TrackingError           the tracking store cannot be used
-    └── RunError                training started and could not go on
+    ├── RunError                training started and could not go on
+    └── NotProven               an exported model folder is not the model that was trained
 
 A ValueError would do for code that people call; a command line needs a root that it can turn into one
 line on the terminal. Anything that is not a FtrunError is our fault and is reported as such.
@@ -60,6 +61,10 @@ class TrackingError(FtrunError):
 
 class RunError(FtrunError):
     """Training started and could not go on."""
+
+
+class NotProven(FtrunError):
+    """A written model folder is not the model that was trained."""
 
 
 def first_line(error: BaseException) -> str:
