@@ -67,10 +67,33 @@ def test_held_out_messages_problems_and_order_numbers_are_new() -> None:
     assert numbers[0] and numbers[1] and not numbers[0] & numbers[1]
 
 
+def test_the_chosen_routing_is_true_and_the_rejected_one_is_not() -> None:
+    asked: dict[str, set[str]] = {}
+    known = {message for split in SPLITS for message, _ in read_pairs(split)}
+    for split, count in (("train", 600), ("heldout", 150)):
+        text = (DATA / f"preferences.{split}.jsonl").read_text(encoding="utf-8")
+        pairs = [json.loads(line) for line in text.splitlines()]
+        asked[split] = {pair["prompt"][0]["content"] for pair in pairs}
+        assert len(pairs) == len(asked[split]) == count
+        longer = 0
+        for pair in pairs:
+            (question,), (right,), (wrong,) = pair["prompt"], pair["chosen"], pair["rejected"]
+            assert [question["role"], right["role"], wrong["role"]] == ["user", "assistant", "assistant"]
+            true, false = (ANSWER.fullmatch(answer["content"]) for answer in (right, wrong))
+            assert true and false and true[1] != false[1]
+            assert true[2] in question["content"].lower()
+            assert (true[4] == "given") == bool(re.search(r"\d{4}", question["content"]))
+            longer += len(true[0]) > len(false[0])
+        assert 0.3 <= longer / count <= 0.7  # length does not tell them apart
+    assert not asked["train"] & asked["heldout"]
+    assert not known & (asked["train"] | asked["heldout"])
+
+
 @pytest.mark.parametrize(
     ("script", "folder", "names"),
     [
         ("make_support_data.py", DATA, ["support.train.jsonl", "support.heldout.jsonl"]),
+        ("make_preference_data.py", DATA, ["preferences.train.jsonl", "preferences.heldout.jsonl"]),
         (
             "make_tiny_tokenizer.py",
             ROOT / "runner" / "ftrun" / "runner" / "tiny_tokenizer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +337,157 @@ def test_intervals_within_the_run_are_fine(training: dict[str, Any], tmp_path: P
     world.recipe["data"]["eval"] = {"fraction": 0.25}
     world.recipe["training"] |= {"num_train_epochs": 4, **training}
     assert not find(world, "TRAIN010", "TRAIN011")
+
+
+def write_more(world: World, rows: list[dict[str, Any]]) -> None:
+    """A second source with these rows."""
+    world.folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (world.folder / "more.jsonl").write_text(lines, encoding="utf-8")
+    world.recipe["data"]["train"].append({"path": "more.jsonl"})
+
+
+def hold_out(world: World) -> None:
+    world.recipe["data"]["eval"] = {"fraction": 0.25}
+    world.recipe["training"]["eval_strategy"] = "epoch"
+
+
+ALIKE = ("DATA020", "DATA021", "DATA023", "DATA024", "DATA026")
+
+
+def test_what_only_looks_alike_is_no_copy(tmp_path: Path) -> None:
+    """Weights, labels that come a hundred times, several answers to a question, sums with other signs."""
+    weighed = sft_full(tmp_path / "weighed")
+    weighed.recipe["data"]["train"][0]["weight"] = 3.5
+    hold_out(weighed)
+    assert not find(weighed, *ALIKE)
+    labels = sft_full(tmp_path / "labels")
+    labels.rows = [{"prompt": f"Is {i} even?\n", "completion": "no" if i % 2 else "yes"} for i in range(400)]
+    hold_out(labels)
+    assert not find(labels, *ALIKE)
+    signs = sft_full(tmp_path / "signs")
+    signs.rows = [
+        {"prompt": f"{i} {sign} 2 =", "completion": "A number."} for i in range(99) for sign in "+-*/"
+    ]
+    hold_out(signs)
+    assert not find(signs, *ALIKE)
+    several = sft_full(tmp_path / "several")
+    write_more(several, [{**row, "completion": f"Well. {row['completion']}"} for row in several.rows])
+    hold_out(several)
+    assert [finding.severity for finding in find(several, *ALIKE)] == ["info"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "severity"),
+    [(range(30), None), ([*range(28), 0, 1, 2, 3, 4], "warning"), ([0, 1] * 16, "error")],
+)
+def test_share_of_copies_decides(rows: Sequence[int], severity: str | None, tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.rows = [world.rows[i] for i in rows]
+    assert [finding.severity for finding in find(world, "DATA020")] == ([severity] if severity else [])
+
+
+def test_one_row_in_many_copies_is_a_trial(tmp_path: Path) -> None:
+    world = sft_packed(tmp_path)
+    world.rows = world.rows[:1] * 32
+    assert only(world, "DATA020").severity == "info"
+
+
+def test_long_rows_that_begin_alike_are_no_copies(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.recipe["training"]["max_length"] = 64
+    world.rows = [{"prompt": "A story. " * 9, "completion": f"{'It ends. ' * 9}{i}"} for i in range(32)]
+    assert not find(world, "DATA020")
+
+
+def test_training_row_in_the_evaluation_is_named(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    new = [{"prompt": f"Who lives in room {i}?\n", "completion": f"Guest {i}."} for i in range(99)]
+    world.eval_rows = [*new, {**world.rows[6], "prompt": world.rows[6]["prompt"].upper()}]
+    world.recipe["data"]["eval"] = [{"path": "eval.jsonl"}]
+    assert not find(world, "DATA021")
+    world.eval_rows.append(world.rows[7])
+    finding = only(world, "DATA021")
+    assert finding.severity == "warning"
+    assert finding.evidence[0].startswith("eval.jsonl row 100 is train.jsonl row 7")
+
+
+def test_a_file_in_its_own_order_is_fine_unless_it_is_sorted(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.recipe["training"]["train_sampling_strategy"] = "sequential"
+    assert not find(world, "DATA023")
+    for number, row in enumerate(world.rows):
+        row["completion"] = "yes" if number % 2 else "no"
+    assert not find(world, "DATA023")
+    world.rows.sort(key=lambda row: str(row["completion"]))
+    assert "2 answers come in one block each" in only(world, "DATA023").message
+    world.recipe["training"]["shuffle_dataset"] = True
+    assert not find(world, "DATA023")
+
+
+def test_growing_rows_are_a_curriculum(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.rows.sort(key=lambda row: len(row["completion"]))
+    world.recipe["training"]["train_sampling_strategy"] = "sequential"
+    assert {finding.severity for finding in find(world, "DATA023")} <= {"info"}
+
+
+@pytest.mark.parametrize("words", ["Write a question about this: {}\n", "{}\nWhat was asked?\n"])
+def test_writing_questions_is_a_task(words: str, tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.rows = [
+        {"prompt": words.format(row["completion"]), "completion": row["prompt"].strip()} for row in world.rows
+    ]
+    assert not find(world, "DATA026")
+
+
+def test_text_is_wrapped_on_purpose(tmp_path: Path) -> None:
+    world = sft_packed(tmp_path)
+    world.recipe["training"]["packing_strategy"] = "wrapped"
+    assert not find(world, "DATA025")
+
+
+def test_nulls_that_a_tool_takes_are_its_own(tmp_path: Path) -> None:
+    world = sft_chat(tmp_path)
+    world.recipe["training"]["max_length"] = 1024
+    for i, row in enumerate(world.rows):
+        arguments = {"room": str(i), "floor": None if i % 2 else "1", "door": None}
+        call = {"type": "function", "function": {"name": "look", "arguments": arguments}}
+        row["messages"][2:2] = [
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": "red"},
+        ]
+        floor = {"type": ["string", "null"], "default": None}
+        row["tools"] = [
+            {"type": "function", "function": {"name": "look", "parameters": {"properties": {"floor": floor}}}}
+        ]
+    world.recipe["model"]["chat_template"] = "qwen3_training"
+    assert not find(world, "DATA027")
+
+
+def test_fields_that_a_table_filled_with_nulls_are_told(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def call(name: str, **arguments: str) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+    world = sft_chat(tmp_path)
+    calls = [call("look", room=f"{i}") if i % 2 else call("travel", city=f"City {i}") for i in range(32)]
+    rows = [ask(i, {"role": "assistant", "content": "", "tool_calls": [one]}) for i, one in enumerate(calls)]
+    world.write()
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    world.recipe["data"]["train"] = [{"path": "train.parquet"}]
+    assert "city, room" in only(world, "DATA027").message
+
+
+def test_other_columns_beside_text_are_no_answers(tmp_path: Path) -> None:
+    (check,) = (one for one in load_checks("recipe") if one.id == "DATA022")
+    world = sft_packed(tmp_path)
+    for number, row in enumerate(world.rows):
+        row |= {"answer": row["text"][-20:], "output": "ok", "source": "a long note " * 9, "id": number}
+    assert not climb(world.write(), checks=[check]).findings
+    for number, row in enumerate(world.rows):
+        row["output"] = f"Something that the text does not say, number {number}."
+    (finding,) = climb(world.write(), checks=[check]).findings
+    assert finding.patch == Patch("data.train.0.columns", {"prompt": "text", "completion": "output"})

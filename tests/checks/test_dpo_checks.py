@@ -29,7 +29,7 @@ def find(
     return {finding.id: finding for finding in report.findings if finding.severity != "info"}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "sft"])
 @pytest.mark.parametrize("settings", [{}, {"ld_alpha": 0.5, "f_divergence_type": "js_divergence"}])
 def test_every_loss_is_healthy(loss: str, settings: dict[str, Any], tmp_path: Path) -> None:
     needs = {"exo_pair": {"label_smoothing": 1e-3}, "robust": {"label_smoothing": 0.1}}

@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, Pretra
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.check import Check
 from ftrun.checks.finding import Finding
+from ftrun.checks.model.embeddings_untied import embeddings_untied
 from ftrun.checks.model.lora_targets_unmatched import lora_targets_unmatched
 from ftrun.checks.model.model_does_not_load import model_does_not_load
 from ftrun.checks.model.pad_token_unfit import pad_token_unfit
+from ftrun.checks.model.schedule_stays_low import schedule_stays_low
 from ftrun.checks.model.trainable_set_not_asked_for import trainable_set_not_asked_for
 from ftrun.checks.model.untrained_token_rows import rows_of_the_template_are_zero, untrained_token_rows
 from ftrun.checks.model.weights_missing_from_checkpoint import (
@@ -207,3 +209,45 @@ def test_a_small_frozen_table_is_a_warning(tmp_path: Path) -> None:
     (finding,) = find(world, trainable_set_not_asked_for)
     assert finding.severity == "warning"
     assert finding.evidence == ("model.norm.weight",)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("lora", "found"),
+    [
+        ({"target_modules": "all-linear"}, 0),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [2, 3]}, 0),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, 0),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, 1),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, 1),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, 1),
+    ],
+)
+def test_tied_embeddings(lora: Mapping[str, Any], found: int, tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    tied = Qwen2Config(**SMALL, tie_word_embeddings=True)
+    world.recipe["model"] = {"path": save_model(tied, tmp_path / "model"), "lora": {"r": 8, **lora}}
+    findings = find(world, embeddings_untied)
+    assert len(findings) == found
+    if findings:
+        assert findings[0].patch is not None
+
+
+@pytest.mark.parametrize(
+    ("training", "found"),
+    [
+        ({"lr_scheduler_type": "cosine", "warmup_steps": 0.5}, 0),
+        ({"lr_scheduler_type": "constant"}, 0),
+        ({"lr_scheduler_type": "inverse_sqrt"}, 0),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": 3}}, 0),
+        ({"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 4}}, 0),
+        ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 8}}, 0),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": 100}}, 1),
+    ],
+)
+def test_schedules_are_judged_by_what_they_do(
+    training: Mapping[str, Any], found: int, tmp_path: Path
+) -> None:
+    world = sft_full(tmp_path)
+    world.recipe["training"] |= {"num_train_epochs": 4, **training}
+    assert len(find(world, schedule_stays_low)) == found

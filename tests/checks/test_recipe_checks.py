@@ -15,6 +15,7 @@ from ftrun import schemas
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.check import Check
 from ftrun.checks.finding import Finding
+from ftrun.checks.recipe.best_checkpoint_wrong import best_checkpoint_wrong
 from ftrun.checks.recipe.evaluation_never_runs import evaluation_never_runs
 from ftrun.checks.recipe.learning_rate_out_of_range import learning_rate_out_of_range
 from ftrun.checks.recipe.model_path_missing import model_path_missing
@@ -287,3 +288,28 @@ def test_sound_settings_are_left_alone(check: Check, changes: dict[str, Any], tm
     for section, values in changes.items():
         world.recipe[section] = {**world.recipe.get(section, {}), **values}
     assert not _found(check, world)
+
+
+@pytest.mark.parametrize(
+    ("training", "found"),
+    [
+        ({}, 0),
+        ({"metric_for_best_model": "loss", "greater_is_better": False}, 0),
+        ({"metric_for_best_model": "eval_mean_token_accuracy"}, 0),
+        ({"eval_strategy": "steps", "eval_steps": 0.1, "save_strategy": "steps", "save_steps": 0.3}, 0),
+        ({"eval_strategy": "steps", "eval_steps": 50, "save_strategy": "steps", "save_steps": 100}, 0),
+        ({"eval_strategy": "steps", "eval_steps": 100, "save_strategy": "steps", "save_steps": 50}, 1),
+        ({"eval_strategy": "steps", "eval_steps": 0.1, "save_strategy": "steps", "save_steps": 50}, 1),
+        ({"eval_strategy": "steps", "eval_steps": 9, "save_strategy": "best"}, 0),
+        ({"eval_strategy": "no", "save_strategy": "best"}, 1),
+        ({"metric_for_best_model": "entropy"}, 0),
+        ({"metric_for_best_model": "perplexity"}, 1),
+    ],
+)
+def test_best_checkpoint_is_judged_as_transformers_does(
+    training: dict[str, Any], found: int, tmp_path: Path
+) -> None:
+    world = sft_full(tmp_path)
+    world.recipe["data"]["eval"] = {"fraction": 0.25}
+    world.recipe["training"] |= {"eval_strategy": "epoch", "load_best_model_at_end": True, **training}
+    assert len(_found(best_checkpoint_wrong, world)) == found

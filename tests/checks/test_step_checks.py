@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, PretrainedConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    MambaConfig,
+    MixtralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.check import Check
@@ -21,9 +28,13 @@ from ftrun.checks.step import (
     forward_pass_fails,
     optimizer_step_fails,
 )
+from ftrun.checks.step.batch_unlike_rows import batch_unlike_rows
+from ftrun.checks.step.evaluation_is_random import evaluation_is_random
 from ftrun.checks.step.gradient_missing import gradient_missing
 from ftrun.checks.step.gradient_zero_or_huge import gradient_zero_or_huge
 from ftrun.checks.step.loss_implausible_at_start import loss_implausible_at_start
+from ftrun.checks.step.saved_model_differs import saved_model_differs
+from ftrun.checks.step.step_undoes_the_model import step_undoes_the_model
 from ftrun.checks.step.update_vanishes import update_vanishes
 from ftrun.checks.step.wrong_parameters_change import wrong_parameters_change
 from ftrun.checks.testing import World, sft_full, sft_lora, sft_packed
@@ -222,3 +233,117 @@ def test_overflow_under_a_loss_scaler_is_a_warning(tmp_path: Path) -> None:
     world.after(AtModel, damage)
     report = look(world, *CHECKS)
     assert [(one.id, one.severity) for one in report.findings] == [(gradient_zero_or_huge.id, "warning")]
+
+
+STATE_SPACE = MambaConfig(vocab_size=1024, hidden_size=32, num_hidden_layers=2, state_size=4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("config", "severity"),
+    [
+        (GPT2Config(vocab_size=1024, n_embd=32, n_layer=2, n_head=4), None),
+        (Qwen2Config(**SMALL, tie_word_embeddings=True), None),
+        (MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=1), None),
+        (STATE_SPACE, "error"),
+    ],
+    ids=["gpt2", "qwen2", "mixtral", "mamba"],
+)
+def test_packing_is_told_where_the_model_remembers_across_documents(
+    config: PretrainedConfig, severity: str | None, tmp_path: Path
+) -> None:
+    world = sft_full(tmp_path)
+    world.recipe["model"] = {"path": save_model(config, tmp_path / "model")}
+    world.recipe["training"]["packing"] = True
+    findings = look(world, *CHECKS).findings
+    assert [(one.id, one.severity) for one in findings] == ([("TRAIN034", severity)] if severity else [])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"trainable_token_indices": [2, 3]},
+        {"init_lora_weights": "pissa"},
+        {"target_modules": ["embed_tokens", "v_proj"]},
+        {"use_dora": True, "bias": "all"},
+    ],
+    ids=lambda lora: "-".join(lora),
+)
+@pytest.mark.parametrize("training", [{}, {"bf16": True, "use_cpu": True}], ids=["float32", "bfloat16"])
+def test_every_way_of_lora_is_saved_whole(
+    lora: Mapping[str, Any], training: Mapping[str, Any], tmp_path: Path
+) -> None:
+    world = sft_lora(tmp_path)
+    world.recipe["model"]["lora"] |= lora
+    world.recipe["training"] |= training
+    (result,) = look(world, saved_model_differs).results
+    assert result.verdict == "passed"
+
+
+def test_a_collator_that_masks_is_named_before_its_consequences(tmp_path: Path) -> None:
+    def damage(at: AtModel) -> AtModel:
+        collate = at.trainer.data_collator
+
+        def mask(rows: object) -> Any:
+            batch = collate(rows)
+            batch["labels"].fill_(-100)
+            return batch
+
+        at.trainer.data_collator = mask
+        return at
+
+    world = sft_full(tmp_path)
+    world.after(AtModel, damage)
+    first = look(world, *CHECKS).findings[0]
+    assert first.id == "DATA028" and "the data collator makes labels of its own" in first.message
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"packing": True, "max_length": 128},
+        {"packing": True, "max_length": 64, "packing_strategy": "bfd_split"},
+        {"max_length": 64, "truncation_mode": "keep_end", "pad_to_multiple_of": 16},
+    ],
+    ids=["packed", "split", "cut"],
+)
+def test_batches_of_healthy_rows_are_their_rows(training: Mapping[str, Any], tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.recipe["training"] |= training
+    world.rows[3] = world.rows[2]
+    assert look(world, batch_unlike_rows).findings == ()
+
+
+def test_random_evaluation_is_told_once(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    evaluation_is_random.faults[0](world)
+    assert [finding.id for finding in look(world, *CHECKS).findings] == ["TRAIN031"]
+
+
+def test_experiments_that_were_not_made_say_why(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    PHASES[1].faults[0](world)
+    ids = ("TRAIN031", "TRAIN032", "TRAIN034", "MODEL023")
+    reasons = {result.check.id: result.reason for result in look(world, *CHECKS).results}
+    assert {reasons[id] for id in ids} == {"the forward pass failed"}
+
+
+@pytest.mark.parametrize(
+    ("training", "severity"),
+    [
+        ({"learning_rate": 1e-2}, None),
+        ({"learning_rate": 0.1, "optim": "adafactor", "warmup_steps": 0}, None),
+        ({"learning_rate": 1.0}, "warning"),
+        ({"learning_rate": 1.0, "warmup_steps": 0}, "error"),
+    ],
+    ids=["high", "adafactor", "absurd-with-warmup", "absurd"],
+)
+def test_a_step_is_judged_by_what_it_does(
+    training: Mapping[str, Any], severity: str | None, tmp_path: Path
+) -> None:
+    world = sft_full(tmp_path)
+    world.recipe["training"] |= training
+    findings = look(world, step_undoes_the_model).findings
+    assert [finding.severity for finding in findings] == ([severity] if severity else [])

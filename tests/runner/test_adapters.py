@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.stages import AtData, AtModel
-from ftrun.checks.testing import World, sft_full, sft_lora
+from ftrun.checks.testing import World, dpo_full, dpo_lora, sft_full, sft_lora
 from ftrun.runner import tiny
 from ftrun.runner.adapters import find_base, merge_adapter
 from ftrun.runner.preflight import Ascent, ascend
@@ -118,7 +118,7 @@ def test_the_data_stage_reads_the_base_and_the_template_and_merges_nothing(tmp_p
     assert not (tmp_path / "world" / "runs").exists()
 
 
-@pytest.mark.parametrize("make", [sft_full, sft_lora])
+@pytest.mark.parametrize("make", [sft_full, sft_lora, dpo_full, dpo_lora])
 def test_training_starts_from_the_tuned_weights(make: Any, tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter")
     ascent = climb(make(tmp_path / "world"), adapter)
@@ -127,7 +127,9 @@ def test_training_starts_from_the_tuned_weights(make: Any, tmp_path: Path) -> No
     tuned = outputs(AutoPeftModelForCausalLM.from_pretrained(adapter), at.tokenizer)
     torch.testing.assert_close(outputs(at.model, at.tokenizer), tuned, atol=1e-4, rtol=1e-4)
     assert any(parameter.requires_grad for parameter in at.model.parameters())
-    if make is sft_lora:
+    if make is dpo_full:
+        torch.testing.assert_close(outputs(at.trainer.ref_model, at.tokenizer), tuned, atol=1e-4, rtol=1e-4)
+    if make in (sft_lora, dpo_lora):
         with at.model.disable_adapter():
             torch.testing.assert_close(outputs(at.model, at.tokenizer), tuned, atol=1e-4, rtol=1e-4)
 

@@ -63,7 +63,10 @@ def plain(row: int) -> tuple[str, str, str]:
 
 
 def explicit(rows: int) -> tuple[Pairs, Pairs]:
-    pairs = [dict(zip(("prompt", "chosen", "rejected"), plain(i), strict=True)) for i in range(rows)]
+    pairs: Pairs = [
+        {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        for prompt, chosen, rejected in map(plain, range(rows))
+    ]
     return pairs, pairs
 
 

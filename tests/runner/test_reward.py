@@ -12,19 +12,22 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from ftrun.checks.stages import AtData, AtModel
 from ftrun.checks.testing import World, reward_chat, reward_full, reward_lora
-from ftrun.runner.methods.reward import settle_pad_token
+from ftrun.runner.methods.reward import ask, settle_pad_token
 from ftrun.runner.preflight import ascend
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.run import run_recipe
 from ftrun.runner.scores import score_rows
 from ftrun.runner.tiny import locate
 from ftrun.runner.tracking.journal import read_journal
+
+WEIGHTS = "adapter_model.safetensors"
 
 CHAT = [
     {
@@ -198,7 +201,8 @@ def test_the_record_tells_accuracy_margin_and_the_score_of_each_side(tmp_path: P
             assert chosen - rejected == pytest.approx(entry[f"{part}/margin"], abs=1e-6)
     entries = [json.loads(line) for line in (folder / "ftrun" / "answers.jsonl").read_text().splitlines()]
     assert len(entries) == 8
-    assert entries[0]["prompt"].rstrip().endswith("assistant") and "I do not know" in entries[0]["rejected"]
+    assert entries[0]["prompt"].rstrip().endswith("assistant")
+    assert "room" in entries[0]["chosen"] and entries[0]["chosen"] != entries[0]["rejected"]
     right = [entry["chosen_score"] > entry["rejected_score"] for entry in entries]
     assert logged[-1]["eval/accuracy"] == pytest.approx(sum(right) / 8)
     assert logged[-1]["eval/mean_chosen_reward"] == pytest.approx(
@@ -213,6 +217,21 @@ def test_the_head_is_trained_and_saved_with_an_adapter(tmp_path: Path) -> None:
     assert at.load_report == {"missing": (), "unexpected": (), "mismatched": ()}
 
 
+def test_the_head_on_a_bfloat16_base_trains_in_float32(tmp_path: Path) -> None:
+    world = reward_lora(tmp_path)
+    world.recipe["model"]["dtype"] = "bfloat16"
+    world.recipe["data"]["eval"] = {"fraction": 0.25}
+    world.recipe["training"] |= {"bf16": True, "use_cpu": True, "max_steps": 2}
+    at = climb_to(world, AtModel)
+    at.trainer.train()
+    assert {p.dtype for p in at.model.parameters() if p.requires_grad} == {torch.float32}
+    assert at.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    metrics, table = ask(at)
+    assert len(table) == 8 and metrics["eval/margin"] == pytest.approx(
+        np.mean([pair["chosen_score"] - pair["rejected_score"] for pair in table]), abs=1e-6
+    )
+
+
 def test_a_reward_model_goes_on_from_its_own_head(tmp_path: Path) -> None:
     first = run(reward_full(tmp_path / "one"), ["training.max_steps=2"])
     saved = AutoModelForSequenceClassification.from_pretrained(first / "model")
@@ -222,13 +241,23 @@ def test_a_reward_model_goes_on_from_its_own_head(tmp_path: Path) -> None:
     assert torch.equal(at.model.score.weight, saved.score.weight)
 
     # A head under another name is no head: it would be drawn anew without a word.
-    from safetensors.torch import load_file, save_file
-
     file = first / "model" / "model.safetensors"
     tensors = load_file(file)
     tensors["v_head.weight"] = tensors.pop("score.weight")
     save_file(tensors, file, metadata={"format": "pt"})
     assert climb_to(world, AtModel).load_report["missing"] == ("score.weight",)
+
+
+def test_a_reward_adapter_goes_on_from_its_own_head(tmp_path: Path) -> None:
+    first = run(reward_lora(tmp_path / "one"), ["training.max_steps=2"])
+    (head,) = (
+        one for name, one in load_file(first / "model" / WEIGHTS).items() if name.endswith("score.weight")
+    )
+    world = reward_lora(tmp_path / "two")
+    world.recipe["model"]["path"] = str(first / "model")
+    at = climb_to(world, AtModel)
+    (ours,) = (p for name, p in at.model.named_parameters() if "score.modules_to_save" in name)
+    assert torch.equal(ours, head) and not any(at.load_report.values())
 
 
 def test_padding_is_not_the_end_of_the_text_where_another_token_serves(tmp_path: Path) -> None:

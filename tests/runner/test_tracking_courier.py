@@ -22,10 +22,17 @@ from ftrun.runner.tracking.run import TrackedRun
 
 WAIT = 120.0  # seconds
 TRAINING = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from ftrun.runner.tracking.run import TrackedRun
 with TrackedRun.start(sys.argv[1], "tests", "r", Path(sys.argv[2]), {}, {}) as run:
+    process = os.getpid()
+    if os.fork() == 0:  # a data-loading worker: it holds what the process held, for a while longer
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while os.getppid() == process:
+            time.sleep(0.1)
+        time.sleep(2)
+        os._exit(0)
     while not run.run_id:
         time.sleep(0.05)
     for step in range(50):

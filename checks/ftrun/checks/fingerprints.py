@@ -52,13 +52,13 @@ def _plain(text: str) -> bytes:
     return text.lower().encode("utf-8", "replace").translate(None, SPACE).strip(ENDS)
 
 
-def all_examples(rows: Rows) -> list[tuple[int, int]]:
-    """The source and number of each example of a split once, those that were dropped included."""
+def all_examples(rows: Rows) -> tuple[list[int], list[int]]:
+    """The sources, and the numbers in them, of all examples of a split once, those that were dropped included."""
     import numpy as np
 
     origins = np.concatenate((rows.origins[:: rows.sides], rows.dropped[:: rows.sides]))
     numbers = np.unique(_numbered(origins))
-    return list(zip((numbers >> 32).tolist(), (numbers & (2**32 - 1)).tolist(), strict=True))
+    return (numbers >> 32).tolist(), (numbers & (2**32 - 1)).tolist()
 
 
 def _numbered(origins: NDArray[np.int32]) -> NDArray[np.int64]:

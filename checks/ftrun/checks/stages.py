@@ -189,6 +189,9 @@ class Experiments:
     An experiment that was not made is None, and `skipped` has the reason under its name.
     """
 
+    updated: tuple[float, float] | None = None
+    """The loss of the first batch, and after one optimizer step on it at the peak learning rate."""
+
     repeated: tuple[float, float] | None = None
     """The loss of the first batch in evaluation, twice."""
 
@@ -205,6 +208,9 @@ class Experiments:
     reloaded: tuple[float, float] | None = None
     """The largest difference between the logits of the model, its trained weights moved, and of the same model
     saved and loaded; and how far moving the weights changed the logits."""
+
+    tokenizer: tuple[str, ...] | None = None
+    """What is otherwise in the tokenizer once it is saved and loaded."""
 
     longest: LongestBatch | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)

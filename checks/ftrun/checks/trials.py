@@ -17,7 +17,7 @@ def made(at: AtStep, name: str) -> Any:
     if at.step.failed is not None:
         raise NotApplicable(f"{PHASES[at.step.failed]} failed")
     twice = at.experiments.repeated
-    if name != "repeated" and twice is not None and differ(at, *twice):
+    if name not in ("repeated", "updated") and twice is not None and differ(at, *twice):
         raise NotApplicable("evaluation is random, which TRAIN031 tells")
     result = getattr(at.experiments, name)
     if result is None:

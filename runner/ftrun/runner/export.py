@@ -22,7 +22,6 @@ from ftrun.runner.libraries import require_training, settle_libraries, silence_b
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.proof import (
     Behaviour,
-    NotProven,
     find_end_of_turn,
     observe,
     prove_behaviour,
@@ -40,7 +39,7 @@ from ftrun.runner.result import (
     load_result,
     load_tokenizer,
 )
-from ftrun.schemas.errors import ModelError, TrackingError, first_line
+from ftrun.schemas.errors import ModelError, NotProven, TrackingError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,6 +15,8 @@ SHOWN = {
     "eval_loss": "eval loss",
     "grad_norm": "gradient",
     "mean_token_accuracy": "token accuracy",
+    "accuracy": "accuracy",
+    "eval_accuracy": "accuracy",
     "rewards/accuracies": "preferred",
     "eval_rewards/accuracies": "preferred",
     "eval_kl": "KL",

@@ -135,7 +135,7 @@ def read_results(folder: Path) -> dict[str, Result]:
     try:
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return {
-            name: Result(**{**one, "folder": folder / one["folder"]})
+            name: Result(**{**one, "folder": Path(os.path.normpath(folder.absolute() / one["folder"]))})
             for name, one in content["stages"].items()
         }
     except (OSError, ValueError, KeyError, TypeError):

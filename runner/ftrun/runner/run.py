@@ -24,6 +24,7 @@ from ftrun.runner.interruption import Interruption, watch_signals
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
 from ftrun.runner.preflight import ascend_file, report_mistakes
 from ftrun.runner.printing.text import print_report
+from ftrun.runner.reuse import STATE_FILE
 from ftrun.runner.tracking.callback import make_callback
 from ftrun.runner.tracking.git import describe_git
 from ftrun.runner.tracking.ledger import TrackedData
@@ -137,6 +138,9 @@ def find_newest_run(file: RecipeFile) -> Path:
     output = Path(file.recipe.output).absolute()
     runs = [one for one in output.glob(f"{file.recipe.name}-*") if one.name.rpartition("-")[2].isdigit()]
     runs = [one for one in runs if one.name.rpartition("-")[0] == file.recipe.name]
+    runs = [
+        one for one in runs if not (one / STATE_FILE).exists()
+    ]  # a pipeline may be called as the recipe is
     if not runs:
         raise RunError(f"there is no run of {file.recipe.name} in {output} to resume")
     return max(runs, key=_number)

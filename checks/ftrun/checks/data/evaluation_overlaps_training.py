@@ -15,11 +15,11 @@ answers to one question.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
-from ftrun.checks.examples import clip
 from ftrun.checks.finding import Finding, Severity
 from ftrun.checks.fingerprints import all_examples, text_keys
 from ftrun.checks.rows import Rows
@@ -35,68 +35,72 @@ HALF = 0.5
 SHORT = 20
 """Bytes under which rows are alike by chance: greetings, sums of small numbers."""
 
-Place = tuple[int, int]
+
+@dataclass(frozen=True)
+class _Keys:
+    """Of each example of a split: its place, what it asks, and all of it."""
+
+    places: tuple[list[int], list[int]]
+    asked: list[bytes]
+    whole: list[bytes]
 
 
 @check("DATA021", title="what is evaluated is not trained")
 def evaluation_overlaps_training(at: AtData) -> Iterator[Finding]:
     if at.eval is None or not len(at.eval):
         raise NotApplicable("the recipe holds no rows out")
-    asked, whole = _keys(at.train), _keys(at.eval)
-    trained = {key: place for place, (_, key) in asked}
-    judged = [(place, key) for place, (_, key) in whole if len(key) >= SHORT]
-    if not judged:
+    trained, judged = _make_keys(at.train), _make_keys(at.eval)
+    number_of = {key: number for number, key in enumerate(trained.whole)}
+    long = [number for number, key in enumerate(judged.whole) if len(key) >= SHORT]
+    if not long:
         raise NotApplicable("every row is so short that others are like it by chance")
-    shared = [(place, trained[key]) for place, key in judged if key in trained]
-    if len(shared) > SOME * len(judged):
-        yield _tell(at, shared, len(judged))
+    shared = [number for number in long if judged.whole[number] in number_of]
+    if len(shared) > SOME * len(long):
+        pairs = [(number, number_of[judged.whole[number]]) for number in shared[:3]]
+        shown = tuple(
+            f"{_name(at.eval, judged, here)} is {_name(at.train, trained, there)}" for here, there in pairs
+        )
+        yield _tell(at, len(shared), len(long), shown)
         return
-    questions = {key for _, (key, _) in asked if len(key) >= SHORT}
-    long = [key for _, (key, _) in whole if len(key) >= SHORT]
-    again = sum(key in questions for key in long)
-    if again > HALF * len(long):
+    questions = {key for key in trained.asked if len(key) >= SHORT}
+    again = sum(key in questions for key in judged.asked)
+    if again > HALF * len(judged.asked):
         yield Finding(
-            message=f"{again} of {len(long)} questions of the evaluation rows are trained too, with other answers.",
+            message=f"{again} of {len(judged.asked)} questions of the evaluation rows are trained too, with other "
+            "answers.",
             fix="Evaluate on questions that are not trained, unless these have many right answers.",
             where=at.where("data.eval"),
             severity="info",
         )
 
 
-def _keys(rows: Rows) -> list[tuple[Place, tuple[bytes, bytes]]]:
-    return [
-        (
-            (source, example),
-            text_keys(rows.sources[source].examples[example], rows.sources[source].loss_on),
-        )
-        for source, example in all_examples(rows)
-    ]
+def _make_keys(rows: Rows) -> _Keys:
+    places = all_examples(rows)
+    asked, whole = [], []
+    for source, example in zip(*places, strict=True):
+        one, all_of_it = text_keys(rows.sources[source].examples[example], rows.sources[source].loss_on)
+        asked.append(one)
+        whole.append(all_of_it)
+    return _Keys(places, asked, whole)
 
 
-def _tell(at: AtData, shared: list[tuple[Place, Place]], total: int) -> Finding:
-    assert at.eval is not None
-    share = len(shared) / total
+def _name(rows: Rows, keys: _Keys, number: int) -> str:
+    return str(rows.where(keys.places[0][number], keys.places[1][number]))
+
+
+def _tell(at: AtData, shared: int, total: int, shown: tuple[str, ...]) -> Finding:
     held_out = not isinstance(at.recipe.data.eval, list)
-    severity: Severity = "error" if share > MANY else "warning"
+    severity: Severity = "error" if shared > MANY * total else "warning"
     return Finding(
-        message=f"{len(shared)} of {total} evaluation rows ({share:.0%}) are training rows as well, but for case and "
-        "white space.",
+        message=f"{shared} of {total} evaluation rows ({shared / total:.0%}) are training rows as well, but for case "
+        "and white space.",
         fix="Remove copies from the sources of data.train: held-out rows have copies that are trained."
         if held_out
         else "Remove these rows from data.train, or evaluate on others: `data.eval: {fraction: 0.05}` holds some out.",
         where=at.where("data.eval"),
-        evidence=tuple(
-            f"{at.eval.where(*here)} is {at.train.where(*there)}: {_show(at.eval, here)}"
-            for here, there in shared[:3]
-        ),
+        evidence=shown,
         severity=severity,
     )
-
-
-def _show(rows: Rows, place: Place) -> str:
-    source, example = place
-    asked, whole = text_keys(rows.sources[source].examples[example], rows.sources[source].loss_on)
-    return clip((asked or whole).decode("utf-8", "replace"), 80)
 
 
 @evaluation_overlaps_training.fault

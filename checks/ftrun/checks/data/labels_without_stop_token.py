@@ -129,6 +129,8 @@ def _finding(at: AtData, last: NDArray[np.int64], bad: NDArray[np.int64], total:
         where=at.where(key),
         evidence=(f"{row.where} trains, at its end: {clip(trained)}",),
         patch=patch,
+        # A reward model writes nothing that would not stop; it is read at another token than in answers that do.
+        severity="warning" if at.recipe.method == "reward" else "error",
     )
 
 

@@ -35,20 +35,29 @@ def pairs_too_long(at: AtData) -> Iterator[Finding]:
         if rows is None or not lost:
             continue
         total = lost + sum(count.kept for count in counts)
-        limit = longest_input(at.model_config)
-        room = f" (the model takes {limit})" if limit is not None else ""
         yield Finding(
             message=f"{lost} of {total} pairs ({lost / total:.1%}) of data.{split} are left out: a side has more than "
             f"training.max_length {max_length} tokens.{'' if len(rows) else ' No pair is left.'}",
-            fix=f"Raise training.max_length{room}, or shorten the prompts.",
+            fix=_fix(at),
             where=at.where("training.max_length"),
             evidence=tuple(str(rows.where(*origin)) for origin in rows.too_long[::2][:3].tolist()),
-            severity=_grade(lost / total),
+            severity="error" if not len(rows) else _grade(lost / total, split),
         )
 
 
-def _grade(share: float) -> Severity:
-    return "error" if share > MANY else "warning" if share > SOME else "info"
+def _fix(at: AtData) -> str:
+    limit = longest_input(at.model_config)
+    if limit is None:
+        return "Raise training.max_length, or shorten the prompts."
+    if limit <= at.recipe.training["max_length"]:
+        return f"Shorten these pairs, or take a model for longer texts: this one takes {limit} tokens."
+    return f"Raise training.max_length (the model takes {limit}), or shorten the prompts."
+
+
+def _grade(share: float, split: str) -> Severity:
+    if share <= SOME:
+        return "info"
+    return "error" if share > MANY and split == "train" else "warning"
 
 
 @pairs_too_long.fault

@@ -62,8 +62,11 @@ def _wishes(at: AtEnvironment, use_cpu: bool) -> Iterator[str]:
         yield f"model.quantization: {model.quantization}"
     if model.attention.startswith("flash_attention"):
         yield f"model.attention: {model.attention}"
+    both = (
+        training["bf16"] is True and training["fp16"] is True
+    )  # which ENV004 tells, whatever the machine has
     # Apple's GPUs have both and are no CUDA devices.
-    if not use_cpu and sys.platform != "darwin":
+    if not use_cpu and not both and sys.platform != "darwin":
         for name in ("bf16", "fp16"):
             if training[name] is True:
                 yield f"training.{name}: true"

@@ -51,6 +51,12 @@ def dpo_setting_without_effect(at: AtRecipe) -> Iterator[Finding]:
                 f"Remove training.{name}, or turn on what reads it.",
                 at.where(f"training.{name}"),
             )
+    if set(losses) == {"sft"}:
+        yield Finding(
+            "training.loss_type is sft alone: the rejected answers and the reference have no effect.",
+            "Add a loss of the pairs (loss_type: [sigmoid, sft]), or train with method: sft.",
+            at.where("training.loss_type"),
+        )
     dropout = (at.recipe.model.lora or {}).get("lora_dropout")
     if dropout and training["disable_dropout"]:
         yield Finding(
@@ -65,6 +71,12 @@ def dpo_setting_without_effect(at: AtRecipe) -> Iterator[Finding]:
 def smoothing_of_another_loss(world: World) -> None:
     """The sigmoid loss knows no label smoothing in TRL."""
     world.recipe["training"]["label_smoothing"] = 0.4
+
+
+@dpo_setting_without_effect.fault
+def the_loss_of_supervised_training_alone(world: World) -> None:
+    """No preference is learnt."""
+    world.recipe["training"]["loss_type"] = "sft"
 
 
 @dpo_setting_without_effect.fault

@@ -49,6 +49,13 @@ def _judge_losses(at: AtRecipe) -> Iterator[Finding]:
             "Give training.loss_weights one weight for each loss of training.loss_type, in their order.",
             at.where("training.loss_weights"),
         )
+    elif weights is not None and (min(weights, default=1) < 0 or not any(weights)):
+        told = "turns its loss round" if any(weights) else "leaves nothing to learn"
+        yield Finding(
+            f"training.loss_weights is {list(weights)}: a weight of that kind {told}.",
+            "Give every loss of training.loss_type a weight above 0.",
+            at.where("training.loss_weights"),
+        )
     kind = training["f_divergence_type"]
     others = [loss for loss in losses if loss not in DIVERGENT]
     if kind != "reverse_kl" and others:
@@ -114,3 +121,9 @@ def a_moving_reference_with_lora(world: World) -> None:
 def a_moving_reference_computed_once(world: World) -> None:
     """Its log-probabilities would be stale."""
     world.recipe["training"] |= {"sync_ref_model": True, "precompute_ref_log_probs": True}
+
+
+@settings_do_not_combine.fault
+def losses_without_weight(world: World) -> None:
+    """All of nothing."""
+    world.recipe["training"] |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.0, 0.0]}

@@ -27,7 +27,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc, unused-ignore]  # TRL is un
         self.kept: list[torch.Tensor] = []
         """The reference's logits on them, where it is not kept in memory: it is the policy as it is now."""
 
-        if self.eval_dataset is not None:
+        if self.eval_dataset:
             self.watched = choose_pairs(self, self.args.per_device_eval_batch_size)
             with reference_of(self) as reference:
                 if reference is None:
@@ -44,9 +44,10 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc, unused-ignore]  # TRL is un
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """TRL's evaluation, with `eval_kl` and `eval_kl_per_token` beside what it logs."""
-        divergence = self.measure_divergence()
-        self._metrics["eval"]["kl"].append(divergence.per_answer)
-        self._metrics["eval"]["kl_per_token"].append(divergence.per_token)
+        if self.watched:
+            divergence = self.measure_divergence()
+            self._metrics["eval"]["kl"].append(divergence.per_answer)
+            self._metrics["eval"]["kl_per_token"].append(divergence.per_token)
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 

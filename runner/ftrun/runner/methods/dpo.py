@@ -139,7 +139,7 @@ def ask(at: AtModel) -> tuple[dict[str, float], list[dict[str, Any]]]:
     shares of prompts that are answered with that very text, `…_before` those of the model before training.
     """
     recipe = cast(Recipe, at.recipe)
-    if at.eval is None:
+    if at.eval is None or not len(at.eval):
         return {}, []
     metrics = {"eval/kl": at.trainer.measure_divergence().per_answer}
     margins = measure_margins(at.trainer)

@@ -119,6 +119,7 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         eval_dataset=None if held is None or at.eval_dataset is None else at.eval_dataset.select(held),
         examples=[row.example for row in at.train],
         eval_examples=None if held is None or at.eval is None else [at.eval[i].example for i in held],
+        eval_temperature=recipe.evaluation.temperature,
         callbacks=callbacks,
     )
     return replace(make_ready(at, trainer, load_report), model=policy)
@@ -221,7 +222,7 @@ def _load_scorer(at: AtData, path: str) -> RewardModel:
 
 
 def ask(at: AtModel) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """What greedy answers to held-out prompts are worth, by the model that training began with and by the trained
+    """What answers to held-out prompts are worth, by the model that training began with and by the trained
     one, and a table of both and of those at each evaluation; empty where no prompts are held out.
 
     `kl` is the divergence of the trained model from its start, summed over an answer, in nats.

@@ -29,7 +29,7 @@ from ftrun.schemas.methods.reward import Recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
 def build_data(at: AtEnvironment) -> AtData:
@@ -138,7 +138,21 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         peft_config=None if lora is None else make_peft_config(lora, "SEQ_CLS"),
         callbacks=[make_side_means(), *callbacks],
     )
+    if arguments.bf16:
+        _widen_head(trainer.model)
     return make_ready(at, trainer, load_report)
+
+
+def _widen_head(model: PreTrainedModel) -> None:
+    """Train the copy of the head that PEFT made of a bfloat16 base in float32, as PEFT does with adapters.
+
+    bfloat16 keeps 8 bits of a weight and rounds small updates away. Autocast lets the two types meet.
+    """
+    import torch
+
+    for name, p in model.named_parameters():
+        if ".modules_to_save." in name and p.requires_grad and p.dtype == torch.bfloat16:
+            p.data = p.data.float()
 
 
 def make_side_means() -> TrainerCallback:

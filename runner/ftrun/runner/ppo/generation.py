@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,11 +26,6 @@ class Sampling:
     pad_id: int
     temperature: float
     top_p: float
-
-    @property
-    def greedy(self) -> Sampling:
-        """The most probable token each time, all else equal."""
-        return replace(self, temperature=0.0)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -76,11 +77,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         eval_dataset: Dataset | None = None,
         examples: Examples | None = None,
         eval_examples: Examples | None = None,
+        eval_temperature: float = 0.0,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         """`train_dataset` and `eval_dataset` have the column `input_ids`; `examples` and `eval_examples` are the
         rows that they were made of, in the same order, for rewards to read; without them, prompts are decoded.
-        A response ends with one of `stop_ids`."""
+        A response ends with one of `stop_ids`. Evaluation samples at `eval_temperature`; 0 is greedy."""
         if args.disable_dropout:
             disable_dropout(policy)
             disable_dropout(value)
@@ -107,6 +109,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             temperature=args.temperature,
             top_p=args.top_p,
         )
+        self.eval_sampling = replace(self.sampling, temperature=eval_temperature)
         self.ppo = PPOState(kl_coef=args.kl_coef)
         self.table: tuple[dict[str, Any], ...] = ()
         # Of the last rollout, for those who look on: checks read it after the dry step, which puts back every
@@ -222,7 +225,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Answer the evaluation prompts greedily, log what the answers are worth, and keep them in `table`."""
+        """Answer the evaluation prompts, log what the answers are worth, and keep them in `table`."""
         figures, table = self.examine()
         self.table = (*self.table, *table)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
@@ -231,24 +234,23 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         return metrics
 
     def examine(self, *, start: bool = False) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Figures and a table of greedy answers to the evaluation prompts, by the policy, or by the model that
-        it started from."""
+        """Figures and a table of answers to the evaluation prompts, by the policy, or by the model that it started
+        from; with the same random numbers each time, and without a trace in training's."""
         prompts = self.eval_dataset[:]["input_ids"]
-        with torch.no_grad(), evaluating(self.model), self.accelerator.autocast():
-            if start:
-                with self.refer() as model:
-                    _, answers = self.answer(model, prompts, self.eval_examples, self.sampling.greedy)
-                figures = {}
-            else:
-                sequences, answers = self.answer(
-                    self.model.policy, prompts, self.eval_examples, self.sampling.greedy
-                )
-                figures = {
-                    "kl": measure_divergence(
-                        self.model.policy, self.refer, sequences, self.args.train_batch_size
-                    )
-                }
+        figures: dict[str, float] = {}
+        with (
+            torch.no_grad(),
+            evaluating(self.model),
+            self.accelerator.autocast(),
+            torch.random.fork_rng(),
+            self.refer() if start else nullcontext(self.model.policy) as model,
+        ):
+            torch.manual_seed(self.args.seed)
+            sequences, answers = self.answer(model, prompts, self.eval_examples, self.eval_sampling)
             scores = self.reward.score(answers)
+            if not start:
+                size = self.args.train_batch_size
+                figures["kl"] = measure_divergence(model, self.refer, sequences, size)
         figures |= {
             name.replace("score/mean", "score").replace("/", "_"): value
             for name, value in (describe_scores(scores) | describe_answers(answers)).items()

@@ -85,8 +85,11 @@ class PpoEvaluation(Section):
     """Questions asked of the model."""
 
     prompts: int | None = Field(default=64, ge=1)
-    """Number of held-out prompts that are answered greedily and scored, at each evaluation and, by the start and
-    by the trained model, after training. Null: all."""
+    """Number of held-out prompts that are answered and scored, at each evaluation and, by the start and by the
+    trained model, after training. Null: all."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    """Temperature at which they are answered, with the same random numbers each time. 0: greedily."""
 
 
 class Recipe(BaseRecipe):

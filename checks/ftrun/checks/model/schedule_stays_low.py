@@ -1,0 +1,85 @@
+"""The learning rate of the planned schedule stays far under what the recipe asks for.
+
+Symptom: the loss hardly falls, although the learning rate looks right in the recipe.
+Cause: settings of the schedule (`lr_scheduler_kwargs`) that do not fit the number of steps: a decay that is over at
+once, a start or an end in the wrong place.
+Fix: leave `training.lr_scheduler_kwargs` out, or give steps that fit the run.
+Prevention: `ftrun preflight` shows the steps of a run.
+Source: the schedule that the trainer will follow, at up to 2,000 of its steps: told is one that never reaches half of
+the rate (error), or is under a hundredth of it for more than half of the run (warning). axolotl#3254.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.engine import NotApplicable
+from ftrun.checks.examples import spread
+from ftrun.checks.finding import Finding
+from ftrun.checks.schedule import is_trial
+from ftrun.checks.stages import AtModel
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+HALF, NOTHING = 0.5, 1e-2
+SAMPLE = 2000
+
+
+@check("TRAIN038", title="the schedule reaches the learning rate and stays there")
+def schedule_stays_low(at: AtModel) -> Iterator[Finding]:
+    """Judge the factors by which the real schedule multiplies the learning rate."""
+    shapes = getattr(at.trainer.lr_scheduler, "lr_lambdas", None)
+    if not shapes:
+        raise NotApplicable("the schedule depends on the evaluation, or is the optimizer's own")
+    if is_trial(at):
+        raise NotApplicable(f"a trial of {at.steps} steps")
+    factors = [float(shapes[0](step)) for step in spread(at.steps, SAMPLE).tolist()]
+    low = sum(factor < NOTHING for factor in factors) / len(factors)
+    highest = max(factors)
+    if math.isfinite(highest) and highest >= HALF and low <= HALF:
+        return
+    written = (
+        "training.lr_scheduler_kwargs"
+        if at.recipe.training["lr_scheduler_kwargs"]
+        else "training.warmup_steps"
+    )
+    never = not highest >= HALF
+    yield Finding(
+        message=f"Over the {at.steps} steps of the run, the schedule {at.recipe.training['lr_scheduler_type']} "
+        + (
+            f"reaches {highest:.1%} of training.learning_rate at most."
+            if never
+            else f"is under a hundredth of training.learning_rate for {low:.0%} of them."
+        ),
+        fix=f"Remove {written}, or give it steps that fit a run of {at.steps}.",
+        where=at.where(written),
+        severity="error" if never else "warning",
+    )
+
+
+@schedule_stays_low.fault
+def decay_is_over_at_once(world: World) -> None:
+    """A power that was meant to be 1."""
+    world.recipe["training"] |= {
+        "num_train_epochs": 4,
+        "warmup_steps": 0,
+        "lr_scheduler_type": "polynomial",
+        "lr_scheduler_kwargs": {"power": 100},
+    }
+
+
+@schedule_stays_low.fault
+def schedule_was_made_for_a_longer_run(world: World) -> None:
+    """The warmup of a scheduler that was made by hand."""
+
+    def damage(at: AtModel) -> AtModel:
+        from transformers import get_linear_schedule_with_warmup
+
+        at.trainer.lr_scheduler = get_linear_schedule_with_warmup(at.trainer.optimizer, 1000, 10_000)
+        return at
+
+    world.after(AtModel, damage)
