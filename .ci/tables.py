@@ -99,10 +99,10 @@ BOUNDS: dict[str, Fragment] = {
     "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps max_length "
     "torch_empty_cache_steps save_total_limit dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout "
     "r num_groups nblocks max_prompt_length response_length local_rollout_forward_batch_size num_ppo_epochs "
-    "num_mini_batches kl_horizon": {"minimum": 1},
+    "num_mini_batches kl_horizon precompute_ref_batch_size": {"minimum": 1},
     "min_response_length vf_coef": {"minimum": 0},
-    "temperature cliprange cliprange_value kl_target score_clip": {"exclusiveMinimum": 0},
-    "gamma lam top_p": {"minimum": 0, "maximum": 1},
+    "temperature cliprange cliprange_value kl_target score_clip discopop_tau": {"exclusiveMinimum": 0},
+    "gamma lam top_p ld_alpha": {"minimum": 0, "maximum": 1},
     "logging_steps eval_steps save_steps scale": {"exclusiveMinimum": 0},
     "max_steps": {"minimum": -1},
     "adam_beta1 adam_beta2": {"minimum": 0, "exclusiveMaximum": 1},

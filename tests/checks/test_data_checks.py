@@ -491,3 +491,14 @@ def test_other_columns_beside_text_are_no_answers(tmp_path: Path) -> None:
         row["output"] = f"Something that the text does not say, number {number}."
     (finding,) = climb(world.write(), checks=[check]).findings
     assert finding.patch == Patch("data.train.0.columns", {"prompt": "text", "completion": "output"})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "found"),
+    [("answer", "question", 1), ("target", "source", 0), ("question", "answer", 0)],
+)
+def test_names_of_columns_tell_a_swap(prompt: str, completion: str, found: int, tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.rows = [{prompt: row["prompt"], completion: row["completion"]} for row in world.rows]
+    world.recipe["data"]["train"][0]["columns"] = {"prompt": prompt, "completion": completion}
+    assert len(find(world, "DATA026")) == found

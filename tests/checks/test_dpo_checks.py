@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    MixtralConfig,
+    OPTConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.finding import Finding
 from ftrun.checks.testing import World, dpo_chat, dpo_full, dpo_lora
 from ftrun.runner.preflight import climb
+from ftrun.runner.tiny import TOKENIZER_FILES, locate
 from ftrun.schemas.settings import read_table
 
 CHECKS = [one for one in load_checks() if one.group == "DPO" or one.id in ("TRAIN001", "MODEL007")]
 LOSSES = read_table("dpo").fields["loss_type"]["items"]["enum"]
+SMALL = {
+    "vocab_size": 1024,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 
 
@@ -76,6 +97,41 @@ def test_what_people_train_with_is_healthy(
     make: Any, training: dict[str, Any], model: dict[str, Any], tmp_path: Path
 ) -> None:
     assert find(make(tmp_path), training, model) == {}
+
+
+def save_model(config: PretrainedConfig, folder: Path) -> str:
+    """A model with random weights and the tokenizer of `tiny`."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(locate() / name, folder / name)
+    return str(folder)
+
+
+@pytest.mark.parametrize("make", [dpo_full, dpo_lora])
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=1024, n_embd=32, n_layer=2, n_head=4, n_positions=512),
+        Qwen2Config(**SMALL, tie_word_embeddings=True),
+        MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
+        Gemma2Config(**SMALL, head_dim=8),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_models_of_many_kinds_are_healthy(config: PretrainedConfig, make: Any, tmp_path: Path) -> None:
+    assert find(make(tmp_path / "world"), {}, {"path": save_model(config, tmp_path / "model")}) == {}
+
+
+def test_dropout_that_is_no_layer_is_told(tmp_path: Path) -> None:
+    config = OPTConfig(
+        vocab_size=1024, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, dropout=0.1
+    )
+    config.word_embed_proj_dim = 32
+    path = save_model(config, tmp_path / "model")
+    found = find(dpo_full(tmp_path / "world"), {}, {"path": path})
+    assert found["DPO012"].fix == "Set training.model_init_kwargs to {dropout: 0.0}."
+    assert find(dpo_full(tmp_path / "fixed"), {"model_init_kwargs": {"dropout": 0.0}}, {"path": path}) == {}
 
 
 @pytest.mark.parametrize("start", ["olora", "pissa"])

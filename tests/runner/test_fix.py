@@ -82,7 +82,7 @@ def test_every_patch_of_a_recipe_check_mends_what_it_was_found_for(tmp_path: Pat
     for check in checks:
         for fault in check.faults:
             world = HEALTHY[check.methods[0]][0](tmp_path / check.id / fault.__name__)
-            world.folder.mkdir(parents=True)
+            world.folder.mkdir(parents=True, exist_ok=True)
             fault(world)
             before = ascend(world.write(), checks=checks, sets=world.sets, upto=AtRecipe)
             if before.at is None or not fix_recipe(before.report, before.at.file, out=io.StringIO()):

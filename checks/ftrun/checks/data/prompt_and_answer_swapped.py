@@ -34,6 +34,9 @@ SAMPLE = 512
 MARKS = ("?", "\uff1f", "\u061f")
 """Question marks: of most scripts, full width, Arabic."""
 
+EITHER_WAY = {"source", "target", "input", "output"}
+"""Names that are given in either direction: a translation is trained both ways."""
+
 ASKS = ("question", "ask", "quiz", "query", "frage", "pregunta", "вопрос", "问题", "質問")
 """Words of a prompt that wants a question for an answer."""
 
@@ -66,6 +69,8 @@ def _mapping(at: AtData, source: SourceRows) -> Mapping[str, str]:
 
 def _names_say_the_opposite(mapping: Mapping[str, str]) -> bool:
     prompt, answer = mapping.get("prompt", "").lower(), mapping.get("completion", "").lower()
+    if {prompt, answer} & EITHER_WAY:
+        return False
     return prompt in ("completion", *SYNONYMS["completion"]) and answer in ("prompt", *SYNONYMS["prompt"])
 
 

@@ -165,13 +165,13 @@ def penalise(penalties: Penalties, texts: Sequence[str]) -> dict[str, Tensor]:
     found = {}
     if penalties.repetition is not None:
         repeats = [share_unique(text) < LEAST_UNIQUE for text in texts]
-        found["repetition"] = -penalties.repetition * torch.tensor(repeats).float()
+        found["repetition"] = torch.tensor(repeats) * -penalties.repetition + 0.0
     if penalties.too_long is not None:
         long = [len(one) > penalties.too_long.words for one in words]
-        found["too_long"] = -penalties.too_long.penalty * torch.tensor(long).float()
+        found["too_long"] = torch.tensor(long) * -penalties.too_long.penalty + 0.0
     if penalties.too_short is not None:
         short = [len(one) < penalties.too_short.words for one in words]
-        found["too_short"] = -penalties.too_short.penalty * torch.tensor(short).float()
+        found["too_short"] = torch.tensor(short) * -penalties.too_short.penalty + 0.0
     return found
 
 

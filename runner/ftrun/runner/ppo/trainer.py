@@ -242,7 +242,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             torch.no_grad(),
             evaluating(self.model),
             self.accelerator.autocast(),
-            torch.random.fork_rng(),
+            torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []),
             self.refer() if start else nullcontext(self.model.policy) as model,
         ):
             torch.manual_seed(self.args.seed)
