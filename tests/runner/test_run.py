@@ -80,7 +80,15 @@ def test_a_run_leaves_a_model_and_its_whole_record(tmp_path: Path) -> None:
         "ftrun/recipe.resolved.yaml",
         "ftrun/preflight.json",
         "ftrun/answers.jsonl",
+        "ftrun/answers.json",
     } <= names
+    table = json.loads((folder / "ftrun" / "answers.json").read_text(encoding="utf-8"))
+    assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "ftrun/answers.json", "type": "table"}
+    ]
+    lines = (folder / "ftrun" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert rows == [json.loads(line) for line in lines]
 
 
 def test_an_adapter_is_saved_as_peft_writes_it(tmp_path: Path) -> None:

@@ -234,11 +234,13 @@ def _finish(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
     if metrics:
         run.log(step, metrics)
         if table:
-            run.log_text(
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), "answers.jsonl"
-            )
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table)
+            run.log_text("".join(lines), "answers.jsonl")
+            run.log_table(table, "answers.json")
+        took = f" ({time.monotonic() - began:.1f} s)"
         for name, value in metrics.items():
-            out.print(f"{_tell(name, value, len(table))} ({time.monotonic() - began:.1f} s)")
+            out.print(_tell(name, value, len(table)) + took)
+            took = ""
     out.print(f"the model is in {model}")
 
 
