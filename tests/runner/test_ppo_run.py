@@ -157,6 +157,25 @@ def test_the_steps_that_are_announced_are_those_that_are_made(tmp_path: Path) ->
     assert at.steps == at.trainer.state.global_step == 24
 
 
+@pytest.mark.slow
+def test_the_shipped_recipe_finds_out_what_pays(tmp_path: Path) -> None:
+    from ftrun.runner.printing.text import make_console
+    from ftrun.runner.run import run_recipe
+
+    console = make_console()
+    path = Path(__file__).parents[2] / "recipes" / "ppo.yaml"
+    assert run_recipe(path, sets=[f"output={tmp_path}"], ignore={}, out=console, err=console) == 0
+    (report,) = tmp_path.glob("*/preflight.json")
+    assert not json.loads(report.read_text())["findings"]
+    (answers,) = tmp_path.glob("*/ftrun/answers.jsonl")
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    before, after = rows[:150], rows[-150:]
+    assert sum(row["overlap"] for row in before) / 150 < 0.05
+    assert sum(row["overlap"] for row in after) / 150 > 0.3
+    words = [row["answer"].split() for row in after]
+    assert sum(len(set(one)) / max(1, len(one)) for one in words) / 150 > 0.6
+
+
 @pytest.mark.skipif(not DEMO.is_file(), reason="the demo pairs are not here")
 def test_prompts_of_real_pairs_are_answered(tmp_path: Path) -> None:
     world = ppo_full(tmp_path)

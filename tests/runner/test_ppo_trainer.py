@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -353,6 +354,46 @@ def test_nothing_of_the_size_of_the_vocabulary_is_kept(tmp_path: Path) -> None:
     trainer.compute_loss(trainer.model, first_batch(trainer))
     kept = trainer.ppo.experience.as_tensors().values()
     assert all(one.ndim <= 2 and one.shape[-1] < 1024 for one in kept if isinstance(one, Tensor))
+
+
+def test_garbage_is_not_collected_by_hand_while_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def collect(*generation: int) -> int:
+        calls.append(generation)
+        return 0
+
+    monkeypatch.setattr(gc, "collect", collect)
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    # Once, when the Trainer begins; there are three rollouts of four updates.
+    assert len(calls) <= 1
+
+
+def test_the_best_checkpoint_comes_back(tmp_path: Path) -> None:
+    from ftrun.runner.ppo.checkpoint import load_networks
+
+    trainer = make_trainer(
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=4,
+        save_strategy="steps",
+        save_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=False,
+    )
+    trainer.train()
+    scores = {
+        entry["step"]: entry["eval_score"] for entry in trainer.state.log_history if "eval_score" in entry
+    }
+    best = min(scores, key=lambda step: scores[step])
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    other = make_trainer(tmp_path)
+    load_networks(other.model, tmp_path / f"checkpoint-{best}")
+    assert same(weights(trainer.model), weights(other.model))
 
 
 def test_the_optimizer_holds_exactly_what_is_trained_of_both(tmp_path: Path) -> None:

@@ -1,10 +1,16 @@
-"""Which column of a file is which of a format, guessed by name."""
+"""Which column of a file is which of a format, guessed by name, and what stands in the first rows."""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
+from ftrun.checks.examples import squeeze
 from ftrun.schemas.formats import COLUMNS
 from ftrun.schemas.spelling import nearest
 
@@ -22,6 +28,10 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 """What data sets on the hub call the columns that a format needs, the most usual first."""
 
 
+FIRST = 20
+"""Rows that are looked into."""
+
+
 def guess_columns(
     columns: Sequence[str], formats: Iterable[str], given: Mapping[str, str]
 ) -> dict[str, str] | None:
@@ -34,6 +44,8 @@ def guess_columns(
     if not found:
         return None
     best = max(found, key=lambda match: sum(ours == theirs for ours, theirs in match.items()))
+    if "chosen" in best and (prompt := find_prompt([name for name in columns if name not in best.values()])):
+        best["prompt"] = prompt
     return {ours: theirs for ours, theirs in best.items() if ours != theirs}
 
 
@@ -69,3 +81,42 @@ def _form(name: str) -> str:
 
 def _last_word(name: str) -> str:
     return _form(name).rpartition("_")[2]
+
+
+def find_prompt(columns: Sequence[str]) -> str | None:
+    """The column that is called like a prompt, where none is called `prompt` or `conversations`; else None."""
+    if {"prompt", "conversations"} & set(columns):
+        return None
+    return next((name for word in SYNONYMS["prompt"] for name in columns if _form(name) == word), None)
+
+
+def read_first_rows(path: Path) -> list[Mapping[str, Any]]:
+    """The first rows of a file of JSON lines or of CSV; none of another, or of one that cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                return list(islice(csv.DictReader(file), FIRST))
+            if path.suffix.lower() in (".jsonl", ".ndjson"):
+                rows = [json.loads(line) for line in islice(file, FIRST)]
+                return [row for row in rows if isinstance(row, dict)]
+    except (OSError, ValueError, csv.Error, RecursionError):  # reading the rows tells what is wrong
+        pass
+    return []
+
+
+def stands_elsewhere(rows: Sequence[Mapping[str, Any]], held: str, other: str, least: float) -> bool:
+    """Whether the column `held` of most rows holds nothing of the column `other`, and the texts of that one are
+    at least `least` times as long in all: mere labels are not."""
+    told = [(squeeze(_text_of(row.get(held))), squeeze(_text_of(row.get(other)))) for row in rows]
+    apart = sum(one not in whole for whole, one in told if one)
+    lengths = [sum(len(pair[side]) for pair in told) for side in (0, 1)]
+    return apart > len(rows) / 2 and lengths[1] >= least * lengths[0]
+
+
+def _text_of(value: Any) -> str:
+    """The text of a cell: itself, or that of its messages."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return _text_of(value.get("content", value.get("value")))
+    return "".join(map(_text_of, value)) if isinstance(value, list) else ""

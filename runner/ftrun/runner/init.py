@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from ftrun.checks.columns import guess_columns
+from ftrun.checks.columns import find_prompt, guess_columns
 from ftrun.runner.data.files import read_head
 from ftrun.runner.printing.text import make_console
 from ftrun.schemas.errors import DataError, FtrunError
@@ -37,14 +37,20 @@ def write_starter(method: str, data: Path | None, output: Path | None) -> int:
     if method not in method_names():
         raise FtrunError(f"there is no method {method}; there is {', '.join(method_names())}")
     target = output or Path(f"{method}.yaml")
-    if target.exists():
-        raise FtrunError(f"{target} is there already; choose another name with --output")
+    code = target.with_suffix(".py") if _has(f"{method}.py") else None
+    for file in (target, code):
+        if file is not None and file.exists():
+            raise FtrunError(f"{file} is there already; choose another name with --output")
     console = make_console()
     if data is None:
         data = target.with_name(f"{target.stem}.jsonl")
         count = _write_examples(method, data)
         console.print(f"wrote {data}: {count} example rows to replace with your own")
-    target.write_text(make_starter(method, data, target), encoding="utf-8")
+    text = make_starter(method, data, target)
+    if code is not None:
+        code.write_text(_read(f"{method}.py"), encoding="utf-8")
+        console.print(f"wrote {code}: what an answer is worth, to replace with your own")
+    target.write_text(text, encoding="utf-8")
     load_recipe(target)
     console.print(f"wrote {target}")
     console.print(f"next: ftrun preview {target}, then ftrun {target}")
@@ -58,6 +64,10 @@ def _write_examples(method: str, path: Path) -> int:
     text = _read(f"{method}.jsonl")
     path.write_text(text, encoding="utf-8")
     return text.count("\n")
+
+
+def _has(name: str) -> bool:
+    return (files("ftrun.runner") / "starters" / name).is_file()
 
 
 def _read(name: str) -> str:
@@ -82,6 +92,7 @@ def make_starter(method: str, data: Path, target: Path) -> str:
         data=json.dumps(os.path.relpath(data, target.parent).replace(os.sep, "/")),
         source=source,
         loss=LOSS.get(format, ""),
+        code=target.with_suffix(".py").name,
     )
 
 
@@ -90,7 +101,9 @@ def _recognise(method: str, columns: Sequence[str] | None, data: Path) -> tuple[
     if columns is None:
         return UNSEEN[method], {}
     try:
-        return recognise(columns, method), {}
+        format = recognise(columns, method)
+        prompt = find_prompt(columns) if format == "preference" else None
+        return format, {"prompt": prompt} if prompt else {}
     except DataError:
         mapping = guess_columns(columns, FORMATS[method], {})
     if mapping is None:

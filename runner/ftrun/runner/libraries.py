@@ -21,6 +21,8 @@ QUIET: dict[str, str] = {
 NOT_FOR_USERS = (
     # PEFT's question to transformers, not the user's setting.
     r".*`is_gradient_checkpointing` is deprecated.*",
+    # TRL's own calls, around the forward pass of a reference.
+    r".*`gradient_checkpointing_(en|dis)able` is deprecated.*",
 )
 
 

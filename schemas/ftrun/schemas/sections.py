@@ -31,7 +31,8 @@ class Model(Section):
 
     path: str = Field(min_length=1)
     """A hub id, a local folder (relative to this file), `tiny` (a small Llama built from a config, no network),
-    or `run:NAME` or `run:ID` for the model that a tracked run wrote."""
+    `run:NAME` or `run:ID` for the model that a tracked run wrote, or `stage:NAME` in a pipeline. A folder may hold
+    an adapter as PEFT writes it: it stands for the model that it merges to."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub model."""

@@ -10,17 +10,13 @@ does not hold it and it is at least a fifth as long: axolotl#2890. Files of line
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
-from ftrun.checks.columns import SYNONYMS
+from ftrun.checks.columns import SYNONYMS, read_first_rows, stands_elsewhere
 from ftrun.checks.engine import NotApplicable
-from ftrun.checks.examples import squeeze
 from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.rows import SourceHead
 from ftrun.checks.stages import AtRecipe
@@ -31,7 +27,6 @@ from ftrun.schemas.sections import Source
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-FIRST = 20
 LONG = 0.2
 ANSWERS = ("completion", *SYNONYMS["completion"], "chosen")
 
@@ -47,9 +42,9 @@ def answers_unused(at: AtRecipe) -> Iterator[Finding]:
         judged = True
         text = source.columns.get("text", "text")
         left = [name for name in head.columns if name != text and name.lower() in ANSWERS]
-        rows = list(_first_rows(Path(head.looked_for)))
+        rows = read_first_rows(Path(head.looked_for))
         for name in left:
-            if _stands_elsewhere(rows, text, name):
+            if stands_elsewhere(rows, text, name, LONG):
                 yield _tell(at, head, text, name)
                 break
     if not judged:
@@ -69,34 +64,6 @@ def _is_text(columns: tuple[str, ...], source: Source, method: str) -> bool:
         return recognise(rename(dict.fromkeys(columns), source.columns), method) == "text"
     except DataError:  # DATA002 tells columns that fit no format
         return False
-
-
-def _first_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The first rows of a file of JSON lines or of CSV; none of another, or of one that cannot be read."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".csv":
-                yield from islice(csv.DictReader(file), FIRST)
-            elif path.suffix.lower() in (".jsonl", ".ndjson"):
-                for line in islice(file, FIRST):
-                    row = json.loads(line)
-                    if isinstance(row, dict):
-                        yield row
-    except (OSError, ValueError, csv.Error, RecursionError):  # reading the rows tells what is wrong
-        return
-
-
-def _stands_elsewhere(rows: list[Mapping[str, Any]], text: str, answer: str) -> bool:
-    """Whether the texts of most rows hold nothing of the answers, and these are no mere labels."""
-    pairs = [(row.get(text), row.get(answer)) for row in rows]
-    told = [
-        (squeeze(one), squeeze(other))
-        for one, other in pairs
-        if isinstance(one, str) and isinstance(other, str)
-    ]
-    apart = sum(other not in one for one, other in told if other)
-    lengths = [sum(len(one[side]) for one in told) for side in (0, 1)]
-    return apart > len(rows) / 2 and lengths[1] >= LONG * lengths[0]
 
 
 def _tell(at: AtRecipe, head: SourceHead, text: str, answer: str) -> Finding:
