@@ -52,10 +52,9 @@ def _base(module: Any) -> torch.Tensor:
 
 
 def _active(module: Any) -> torch.Tensor:
-    """The weights that a forward pass uses: those of PEFT's copy where it trains one."""
+    """The weights that a forward pass starts from: those of PEFT's copy where it trains one."""
     copies = getattr(module, "modules_to_save", None)
-    weight: torch.Tensor = (module if copies is None else copies[module.active_adapters[0]]).weight
-    return weight
+    return _base(module) if copies is None else _base(copies[module.active_adapters[0]])
 
 
 def _has_adapter(module: Any) -> bool:
