@@ -191,7 +191,7 @@ def test_the_usual_settings_of_each_method_have_their_defaults(line: str, method
 
 def test_every_key_that_a_method_adds_is_told() -> None:
     text = PAGES["methods.md"]
-    shared = {name for name in sections.BaseRecipe.model_fields}
+    shared = set(sections.BaseRecipe.model_fields)
     for method in ("reward", "dpo", "ppo"):
         recipe = importlib.import_module(f"ftrun.schemas.methods.{method}").Recipe
         for section in sorted(set(recipe.model_fields) - shared):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from ftrun.runner.tiny import locate
 from ftrun.schemas.errors import ModelError, RunError
 from ftrun.schemas.methods.ppo import Penalties, TooLong
+from ftrun.schemas.sections import Source
 
 
 def make_answer(text: str, prompt: Any = "Say it", ended: bool = True, **columns: Any) -> Any:
     from ftrun.runner.ppo.rewards import Answer
 
-    return Answer({"prompt": prompt, "columns": columns}, [5, 6, 7], [8, 9, 3], text, ended)
+    return Answer({"prompt": prompt, "columns": columns}, 3, text, ended)
 
 
 def load_scorer() -> Any:
@@ -96,7 +98,7 @@ def test_an_ensemble_is_its_mean_less_its_disagreement() -> None:
     model, tokenizer = load_scorer(), load_tokenizer()
     other = load_scorer()
     other.score.weight.data *= -3
-    models = [RewardModel(name, one, tokenizer, True) for name, one in (("a", model), ("b", other))]
+    models = [RewardModel(name, one, tokenizer) for name, one in (("a", model), ("b", other))]
     answers = [make_answer("a"), make_answer("b")]
     each = torch.stack([one.score(answers) for one in models])
     scores = RewardSum(models=models, pessimism=0.5).score(answers)
@@ -106,25 +108,35 @@ def test_an_ensemble_is_its_mean_less_its_disagreement() -> None:
 
 
 def test_a_model_scores_as_transformers_does_and_no_batch_changes_it() -> None:
-    from ftrun.runner.ppo.rewards import Answer, RewardModel
+    from ftrun.runner.ppo.rewards import RewardModel
 
     model = load_scorer()
-    scorer = RewardModel("rm", model, load_tokenizer(), True, batch_size=2)
-    draws = torch.Generator().manual_seed(0)
-    answers = [
-        Answer({"prompt": ""}, torch.randint(5, 900, (4,), generator=draws).tolist(), [9] * n, "", True)
-        for n in (1, 7, 3)
-    ]
-    # The padding token as the last one, which transformers' own pooling takes for padding.
-    answers.append(Answer({"prompt": ""}, answers[0].prompt_ids, [9, 0], "", True))
+    scorer = RewardModel("rm", model, load_tokenizer(), batch_size=2)
+    answers = [make_answer(text) for text in ("red", "green and blue and white", "black or brown")]
     with torch.no_grad():
-        expected = [
-            float(model(input_ids=torch.tensor([one.prompt_ids + one.response_ids])).logits)
-            for one in answers[:3]
-        ]
-    scores = scorer.score(answers)
-    torch.testing.assert_close(scores[:3], torch.tensor(expected))
-    assert abs(float(scores[3] - scores[0])) > 1e-4
+        expected = [float(model(input_ids=torch.tensor([scorer.encode(one)])).logits) for one in answers]
+    torch.testing.assert_close(scorer.score(answers), torch.tensor(expected))
+
+
+CHAT = [{"role": "user", "content": "Say it"}]
+
+
+@pytest.mark.parametrize("prompt", [CHAT, "Say it: "], ids=["chat", "plain"])
+def test_an_answer_is_read_as_the_row_that_a_reward_model_trains_on(prompt: Any, tmp_path: Path) -> None:
+    from ftrun.runner.data.encoding import encode_split
+    from ftrun.runner.data.sources import load_source
+    from ftrun.runner.data.splits import split_rows
+    from ftrun.runner.ppo.rewards import RewardModel
+
+    answer: Any = [{"role": "assistant", "content": "red"}] if prompt is CHAT else "red"
+    row = {"prompt": prompt, "chosen": answer, "rejected": answer}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    how: Any = {"method": "reward", "loss_on": None, "has_template": True, "can_mark_turns": True}
+    source = load_source(Source(path="rows.jsonl"), "data.train.0", tmp_path, **how)
+    split, _ = split_rows((source,), [1.0], (), [], None, 0)
+    rows = encode_split(split.origins, (source,), load_tokenizer(), max_length=None, truncation_mode=None)
+    scorer = RewardModel("rm", load_scorer(), load_tokenizer())
+    assert scorer.encode(make_answer("red", prompt=prompt)) == rows[0].ids.tolist()
 
 
 def test_another_tokenizer_reads_the_text_in_its_own_template() -> None:
@@ -135,7 +147,7 @@ def test_another_tokenizer_reads_the_text_in_its_own_template() -> None:
         "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    other = RewardModel("other", load_scorer(), tokenizer, same_tokens=False)
+    other = RewardModel("other", load_scorer(), tokenizer)
     messages = [{"role": "user", "content": "Say it"}]
     chat = other.encode(make_answer("red", prompt=messages))
     assert tokenizer.decode(chat) == "<user> Say it\n<assistant> red\n"
@@ -143,3 +155,5 @@ def test_another_tokenizer_reads_the_text_in_its_own_template() -> None:
     assert plain == [*tokenizer("Say it: red")["input_ids"], tokenizer.eos_token_id]
     cut = other.encode(make_answer("red", prompt="Say it: ", ended=False))
     assert cut == tokenizer("Say it: red")["input_ids"]
+    cut = other.encode(make_answer("red", prompt=messages, ended=False))
+    assert tokenizer.decode(cut) == "<user> Say it\n<assistant> red"

@@ -81,7 +81,6 @@ def test_the_value_model_may_start_from_the_reward_model(tmp_path: Path) -> None
     scorer = save_scorer(tmp_path / "scorer")
     at = build(ppo_full, tmp_path / "run", reward={"models": [str(scorer)]}, value={"path": "reward"})
     (loaded,) = at.trainer.reward.models
-    assert loaded.same_tokens
     value = dict(at.trainer.model.value.named_parameters())
     assert all(torch.equal(value[name], p) for name, p in loaded.model.named_parameters())
     at.trainer.train()

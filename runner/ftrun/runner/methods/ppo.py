@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ftrun.checks.examples import is_chat
 from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.adapters import merge_adapter
@@ -212,13 +213,12 @@ def _load_scorer(at: AtData, path: str) -> RewardModel:
             "name a model that was trained as a reward model"
         )
     tokenizer = load_tokenizer(recipe.model, source, at.file.folder, None)
-    same = tokenizer.get_vocab() == at.tokenizer.get_vocab()
-    return RewardModel(
-        name=path,
-        model=model,
-        tokenizer=tokenizer,
-        same_tokens=same and tokenizer.chat_template == at.tokenizer.chat_template,
-    )
+    if tokenizer.chat_template is None and any(is_chat(row.example) for row in at.train):
+        raise ModelError(
+            f"reward.models {path} has no chat template, so it cannot read conversations; "
+            "write the one that it was trained with into its tokenizer's folder"
+        )
+    return RewardModel(path, model, tokenizer)
 
 
 def ask(at: AtModel) -> tuple[dict[str, float], list[dict[str, Any]]]:

@@ -33,9 +33,8 @@ class Answer:
     example: Mapping[str, Any]
     """The row: `prompt`, a text or messages, and `columns`, its other columns."""
 
-    prompt_ids: list[int]
-    response_ids: list[int]
-    """Up to and with the token that ended it."""
+    length: int
+    """Tokens of the response, with the one that ended it."""
 
     text: str
     """The response without special tokens."""
@@ -58,14 +57,16 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class RewardModel:
-    """A scorer and its tokenizer."""
+    """A scorer and its tokenizer.
+
+    It reads an answer as `method: reward` lays out its rows, through its own template and tokenizer, also where these
+    are the policy's: what a policy writes ends with its stop token, and a template may go on after it, with a new line
+    for example. A score is read at the last token, so it would be read at one that was never trained.
+    """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    same_tokens: bool
-    """Whether the policy's ids and template are its own, so that they need no second encoding."""
-
     batch_size: int = 64
 
     @torch.no_grad()
@@ -85,23 +86,25 @@ class RewardModel:
         return scores
 
     def encode(self, answer: Answer) -> list[int]:
-        """The tokens that are scored: prompt and response, as this model reads them."""
-        if self.same_tokens:
-            return answer.prompt_ids + answer.response_ids
+        """The tokens that are scored: prompt and response. What has not ended is not closed."""
+        text = self._render(answer)
+        is_plain = isinstance(answer.example["prompt"], str)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=is_plain)["input_ids"]
+        return ids
+
+    def _render(self, answer: Answer) -> str:
         prompt = answer.example["prompt"]
         if isinstance(prompt, str):
-            ids = list(self.tokenizer(prompt + answer.text)["input_ids"])
-            end = self.tokenizer.eos_token_id
-            return [*ids, end] if answer.ended and end is not None else ids
-        return cast(
-            "list[int]",
-            self.tokenizer.apply_chat_template(
-                [*prompt, {"role": "assistant", "content": answer.text}],
-                tools=answer.example.get("tools"),
-                return_dict=False,
-                **answer.example.get("chat_template_kwargs", {}),
-            ),
+            return prompt + answer.text + ((self.tokenizer.eos_token or "") if answer.ended else "")
+        text: str = self.tokenizer.apply_chat_template(
+            [*prompt, {"role": "assistant", "content": answer.text}],
+            tools=answer.example.get("tools"),
+            tokenize=False,
+            **answer.example.get("chat_template_kwargs", {}),
         )
+        if answer.ended or answer.text not in text:
+            return text
+        return text[: text.rindex(answer.text) + len(answer.text)]
 
 
 @dataclass(frozen=True, eq=False)

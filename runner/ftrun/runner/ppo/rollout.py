@@ -127,7 +127,7 @@ def describe_answers(answers: list[Answer]) -> dict[str, float]:
     """Lengths in tokens, how many ended by themselves, and how many of their words are different ones."""
     count = len(answers)
     return {
-        "response/length": sum(len(answer.response_ids) for answer in answers) / count,
+        "response/length": sum(answer.length for answer in answers) / count,
         "response/ended": sum(answer.ended for answer in answers) / count,
         "response/unique_words": sum(share_unique(answer.text) for answer in answers) / count,
     }

@@ -198,17 +198,14 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             device=self.args.device,
         )
         sequences = join(prompts, responses.ids, responses.lengths, self.sampling.pad_id)
-        tokens = [
-            row[:length]
-            for row, length in zip(responses.ids.tolist(), sequences.lengths.tolist(), strict=True)
-        ]
+        lengths = sequences.lengths.tolist()
+        tokens = [row[:length] for row, length in zip(responses.ids.tolist(), lengths, strict=True)]
         texts = self.processing_class.batch_decode(tokens, skip_special_tokens=True)
         if examples is None:
             asked = self.processing_class.batch_decode(prompts, skip_special_tokens=True)
             examples = [{"prompt": prompt} for prompt in asked]
         return sequences, [
-            Answer(*parts)
-            for parts in zip(examples, prompts, tokens, texts, responses.ended.tolist(), strict=True)
+            Answer(*parts) for parts in zip(examples, lengths, texts, responses.ended.tolist(), strict=True)
         ]
 
     def _choose(self, examples: Examples | None, indices: Sequence[int]) -> Examples | None:
