@@ -10,6 +10,7 @@ import pytest
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.stages import AtRecipe
+from ftrun.runner.pipeline import run_pipeline
 from ftrun.runner.preflight import ascend
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.rehearsal import rehearse
@@ -66,6 +67,41 @@ def test_reward_recipe_learns_which_answer_is_right(tmp_path: Path) -> None:
     pairs = [json.loads(line) for line in answers.read_text().splitlines()]
     assert len(pairs) == 150
     assert sum(pair["chosen_score"] > pair["rejected_score"] for pair in pairs) / len(pairs) >= 0.9
+
+
+def run_stages(name: str, folder: Path) -> dict[str, float]:
+    """Run a shipped pipeline; what its last stage said of held-out rows."""
+    console = make_console()
+    path = ROOT / "recipes" / f"{name}.yaml"
+    assert run_pipeline(path, sets=[f"output={folder}"], ignore={}, out=console, err=console) == 0
+    last = load_pipeline(path).stages[-1].name
+    (journal,) = folder.glob(f"*/{last}/metrics.jsonl")
+    return dict(read_journal(journal)[-1].metrics)
+
+
+@pytest.mark.slow
+def test_the_better_answer_is_generated_more_often_after_the_second_stage(tmp_path: Path) -> None:
+    figures = run_stages("sft-dpo", tmp_path)
+    assert figures["eval/preference_accuracy"] >= 0.9
+    assert figures["eval/chosen_generated"] > figures["eval/chosen_generated_before"] + 0.2
+
+
+@pytest.mark.slow
+def test_the_reward_rises_and_the_answers_stay_whole(tmp_path: Path) -> None:
+    figures = run_stages("rlhf", tmp_path)
+    assert figures["eval/score_after"] > figures["eval/score_before"] + 1
+    assert figures["eval/kl"] < 5
+    assert figures["eval/response_unique_words_after"] > 0.7
+    assert figures["eval/response_length_after"] > 0.8 * figures["eval/response_length_before"]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not here")
+def test_ppo_recipe_on_real_prompts_accounts_for_every_row(tmp_path: Path) -> None:
+    code, report = run(ROOT / "tests" / "recipes" / "preferences-ppo.yaml", tmp_path)
+    assert code == 0
+    (train,) = report["rows"]
+    assert train["read"] == 299 == train["kept"] + train["too_long"] + train["unreadable"]
+    assert train["kept"] > 100 and train["too_long"] > 0
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not here")
