@@ -57,3 +57,14 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[int, float]:
         for group in optimizer.param_groups
         for p in group["params"]
     }
+
+
+def names_sharing(named: Iterable[tuple[str, torch.Tensor]], others: Iterable[torch.Tensor]) -> list[str]:
+    """The names of tensors that lie in the memory of one of `others`."""
+    memory = {_storage(other) for other in others if other.numel()}
+    return [name for name, one in named if one.numel() and _storage(one) in memory]
+
+
+def _storage(tensor: torch.Tensor) -> tuple[str, int]:
+    """Where the memory begins that a tensor lies in, the same for all views of it."""
+    return str(tensor.device), tensor.untyped_storage().data_ptr()

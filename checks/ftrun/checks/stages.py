@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ftrun.checks.rows import Rows, SourceCount, SourceHead, SourceRows
 from ftrun.schemas.load import RecipeFile
 from ftrun.schemas.mistake import Mistake, Where
-from ftrun.schemas.sections import BaseRecipe
+from ftrun.schemas.sections import BaseRecipe, Source
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,6 +88,12 @@ class AtRecipe:
     def where(self, key: str) -> Where:
         """The place of a dotted key in the recipe, or of its nearest parent that is written."""
         return self.file.where(key)
+
+    def source(self, key: str) -> Source:
+        """The source of rows at a key such as `data.train.0`."""
+        _, section, index = key.split(".")
+        source: Source = getattr(self.recipe.data, section)[int(index)]
+        return source
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,25 +8,25 @@ merged in memory alone would carry the name of the old base into both, in silenc
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftrun.runner.references import ADAPTER, CONFIG, read_adapter
 from ftrun.runner.weights import NOT_THE_MODEL, digest_model
 from ftrun.schemas.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, ADAPTER_CONFIG, WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def is_adapter(source: str) -> bool:
     """Whether this is a folder that holds an adapter alone, as PEFT saves it."""
     folder = Path(source)
-    return (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG).is_file()
+    return (folder / ADAPTER).is_file() and not (folder / CONFIG).is_file()
 
 
 def find_base(source: str) -> str:
@@ -118,7 +118,7 @@ def _load_base(source: Path, base: str, trust_remote_code: bool) -> PreTrainedMo
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-    settings = _read_config(source)
+    settings = read_adapter(str(source), None) or {}
     kwargs: dict[str, Any] = {
         "dtype": "auto",
         "trust_remote_code": trust_remote_code,
@@ -128,7 +128,7 @@ def _load_base(source: Path, base: str, trust_remote_code: bool) -> PreTrainedMo
     if settings.get("task_type") != "SEQ_CLS":
         model = AutoModelForCausalLM.from_pretrained(base, **kwargs)
         return model
-    with safe_open(source / WEIGHTS, framework="pt") as weights:
+    with safe_open(source / ADAPTER_WEIGHTS, framework="pt") as weights:
         heads = [name for name in weights.keys() if name.endswith("score.weight")]  # noqa: SIM118
         labels = [weights.get_slice(name).get_shape()[0] for name in heads]
     if len(labels) != 1:
@@ -141,15 +141,7 @@ def _load_base(source: Path, base: str, trust_remote_code: bool) -> PreTrainedMo
 
 
 def _base_of(source: str) -> str:
-    base = _read_config(Path(source)).get("base_model_name_or_path")
+    base = (read_adapter(source, None) or {}).get("base_model_name_or_path")
     if not isinstance(base, str) or not base or base == source:
-        raise ModelError(f"{Path(source) / ADAPTER_CONFIG} names no base model; write it there")
+        raise ModelError(f"{Path(source) / ADAPTER} names no base model; write it there")
     return base
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / ADAPTER_CONFIG} cannot be read: {first_line(error)}") from error
-    return content if isinstance(content, dict) else {}

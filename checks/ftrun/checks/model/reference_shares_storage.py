@@ -15,22 +15,19 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
-from ftrun.checks.parameters import group_names
+from ftrun.checks.parameters import group_names, names_sharing
 from ftrun.checks.reference import own_reference
 from ftrun.checks.stages import AtModel
 
 if TYPE_CHECKING:
-    import torch
-
     from ftrun.checks.testing import World
 
 
 @check("DPO009", title="the reference has weights of its own", methods=("dpo",))
 def reference_shares_storage(at: AtModel) -> Iterator[Finding]:
     reference = own_reference(at.trainer)
-    trained = {_storage(p) for p in at.model.parameters() if p.requires_grad and p.numel()}
     named = list(reference.named_parameters())
-    shared = [name for name, p in named if p.numel() and _storage(p) in trained]
+    shared = names_sharing(named, (p for p in at.model.parameters() if p.requires_grad))
     if shared:
         yield Finding(
             f"{len(shared)} of {len(named)} tensors of the reference lie in the memory of weights that train: "
@@ -39,10 +36,6 @@ def reference_shares_storage(at: AtModel) -> Iterator[Finding]:
             at.where("model"),
             evidence=group_names(shared),
         )
-
-
-def _storage(weight: torch.Tensor) -> tuple[str, int]:
-    return str(weight.device), weight.untyped_storage().data_ptr()
 
 
 @reference_shares_storage.fault

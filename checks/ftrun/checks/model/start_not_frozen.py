@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
-from ftrun.checks.parameters import group_names, is_adapter
+from ftrun.checks.parameters import group_names, is_adapter, names_sharing
 from ftrun.checks.stages import AtModel
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def start_not_frozen(at: AtModel) -> Iterator[Finding]:
             at.where("model"),
             evidence=group_names(trains),
         )
-    memory = {_storage(p) for p in named.values() if p.requires_grad and p.numel()}
-    shared = [name for name, p in reference.items() if p.numel() and _storage(p) in memory]
+    shared = names_sharing(reference.items(), (p for p in named.values() if p.requires_grad))
     if shared:
         yield Finding(
             f"{len(shared)} of {len(reference)} tensors of the reference lie in the memory of the policy.",
@@ -59,10 +58,6 @@ def start_not_frozen(at: AtModel) -> Iterator[Finding]:
         )
     if any(module.training for module in trainer.reference.modules()):
         yield Finding("The reference is in training mode, dropout included.", FIX, at.where("model"))
-
-
-def _storage(weight: Any) -> tuple[str, int]:
-    return str(weight.device), weight.untyped_storage().data_ptr()
 
 
 @start_not_frozen.fault

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
-from ftrun.checks.parameters import group_names
+from ftrun.checks.parameters import group_names, names_sharing
 from ftrun.checks.stages import AtModel
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def value_shares_weights(at: AtModel) -> Iterator[Finding]:
     others |= {f"reward model {one.name}": one.model for one in trainer.reward.models}
     named = list(trainer.model.value.named_parameters())
     for other, network in others.items():
-        memory = {_storage(p) for p in network.parameters() if p.numel()}
-        shared = [name for name, p in named if p.numel() and _storage(p) in memory]
+        shared = names_sharing(named, network.parameters())
         if shared:
             yield Finding(
                 f"{len(shared)} of {len(named)} tensors of the value model lie in the memory of the {other}.",
@@ -40,10 +39,6 @@ def value_shares_weights(at: AtModel) -> Iterator[Finding]:
                 at.where("value"),
                 evidence=group_names(shared),
             )
-
-
-def _storage(weight: Any) -> tuple[str, int]:
-    return str(weight.device), weight.untyped_storage().data_ptr()
 
 
 @value_shares_weights.fault

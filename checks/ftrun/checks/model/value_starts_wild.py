@@ -45,7 +45,7 @@ def value_starts_wild(at: AtModel) -> Iterator[Finding]:
             "Start the value model from the policy, with value.path: policy.",
             at.where("value.path"),
         )
-    elif float(values.abs().median()) > FAR and at.recipe.value.path != "reward":  # type: ignore[attr-defined]
+    elif float(values.abs().median()) > FAR and at.recipe.value.path != "reward":  # type: ignore[attr-defined]  # PPO's
         yield Finding(
             f"Half of the values of the first {len(found)} prompts are beyond {FAR:g}; their median is "
             f"{float(values.median()):.3g}.",

@@ -36,7 +36,7 @@ def answers_unused(at: AtRecipe) -> Iterator[Finding]:
     """Tell plain text beside which a column of answers is left out."""
     judged = False
     for head in at.heads:
-        source = _source_of(at, head.key)
+        source = at.source(head.key)
         if head.columns is None or not _is_text(head.columns, source, at.recipe.method):
             continue
         judged = True
@@ -49,12 +49,6 @@ def answers_unused(at: AtRecipe) -> Iterator[Finding]:
                 break
     if not judged:
         raise NotApplicable("no source is plain text with named columns")
-
-
-def _source_of(at: AtRecipe, key: str) -> Source:
-    _, section, index = key.split(".")
-    source: Source = getattr(at.recipe.data, section)[int(index)]
-    return source
 
 
 def _is_text(columns: tuple[str, ...], source: Source, method: str) -> bool:
@@ -72,7 +66,7 @@ def _tell(at: AtRecipe, head: SourceHead, text: str, answer: str) -> Finding:
         message=f"{head.label} is trained on its column {text} alone, and its column {answer}, which the text does not "
         "hold, is not used.",
         fix=f"Write `columns: {{prompt: {text}, completion: {answer}}}` for {head.key}, without a format.",
-        where=at.where(f"{head.key}.columns" if _source_of(at, head.key).columns else f"{head.key}.path"),
+        where=at.where(f"{head.key}.columns" if at.source(head.key).columns else f"{head.key}.path"),
         patch=Patch(f"{head.key}.columns", mapping),
     )
 

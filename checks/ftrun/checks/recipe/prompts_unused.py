@@ -32,8 +32,7 @@ def prompts_unused(at: AtRecipe) -> Iterator[Finding]:
     """Tell pairs beside which a column of prompts is left out."""
     judged = False
     for head in at.heads:
-        _, section, index = head.key.split(".")
-        mapping = getattr(at.recipe.data, section)[int(index)].columns
+        mapping = at.source(head.key).columns
         names = rename(dict.fromkeys(head.columns or ()), mapping)
         if head.columns is None or not {"chosen", "rejected"} <= names.keys():
             continue

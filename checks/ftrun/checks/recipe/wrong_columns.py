@@ -37,13 +37,7 @@ def wrong_columns(at: AtRecipe) -> Iterator[Finding]:
             fix = "Correct that row, or write the path of a file with one object of named columns a row."
             yield Finding(f"{head.label} cannot be read: {head.problem}.", fix, at.where(f"{head.key}.path"))
         elif head.columns is not None:
-            yield from _judge(at, head, head.columns, _source_of(at, head.key))
-
-
-def _source_of(at: AtRecipe, key: str) -> Source:
-    _, section, index = key.split(".")
-    source: Source = getattr(at.recipe.data, section)[int(index)]
-    return source
+            yield from _judge(at, head, head.columns, at.source(head.key))
 
 
 def _judge(at: AtRecipe, head: SourceHead, columns: Sequence[str], source: Source) -> Iterator[Finding]:

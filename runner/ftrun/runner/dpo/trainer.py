@@ -66,7 +66,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc, unused-ignore]  # TRL is un
             load_model(self.ref_model, str(Path(resume_from_checkpoint) / REFERENCE))
 
 
-class _MeasureStart(TrainerCallback):  # type: ignore[misc, unused-ignore]
+class _MeasureStart(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
     """Log the divergence before the first step, where it is 0 unless the recipe names another reference."""
 
     def __init__(self, trainer: PairTrainer) -> None:
