@@ -76,8 +76,8 @@ def make_trainer(folder: Path, *, lora: bool = False, reward: Any = share_of_e, 
         "seed": 5,
     } | settings
     args = PPOConfig(**chosen)
-    set_seed(args.seed)
     micro = locate_micro()
+    set_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(micro)
     policy: Any = AutoModelForCausalLM.from_pretrained(micro)
     value: Any = AutoModelForSequenceClassification.from_pretrained(micro, num_labels=1)
@@ -303,6 +303,50 @@ def test_an_evaluation_changes_nothing(tmp_path: Path) -> None:
     evaluations = [entry for entry in watched.state.log_history if "eval_score" in entry]
     assert len(evaluations) == 4
     assert all(entry["eval_kl"] > 0 for entry in evaluations)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_first_update_takes_what_the_rollout_computed(tmp_path: Path, lora: bool) -> None:
+    ended = []
+    calls = []
+    # With checkpointing the rollout keeps no graph, and the first update computes it.
+    for checkpointing in (True, False):
+        trainer = make_trainer(tmp_path, lora=lora, gradient_checkpointing=checkpointing)
+        count = [0]
+        trainer.model.policy.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        trainer.train()
+        ended.append(weights(trainer.model))
+        calls.append(count[0])
+    assert same(*ended)
+    rollouts = 3
+    assert lora or calls[0] - calls[1] == rollouts
+
+
+def test_sequences_of_like_length_are_read_together_as_they_are_alone() -> None:
+    from ftrun.runner.ppo.experience import Sequences, join, read_grouped
+
+    lengths = [3, 60, 5, 44, 2, 58, 4, 50]
+    responses = torch.arange(8 * 6).view(8, 6) + 500
+    sequences = join(
+        [list(range(1, n + 1)) for n in lengths], responses, torch.tensor([6, 1, 2, 3, 6, 4, 5, 6]), 0
+    )
+    groups = sequences.group()
+    assert len(groups) > 1
+    assert sum(len(rows) * sequences.take(rows).ids.shape[1] for rows in groups) < sequences.ids.numel()
+    widths = []
+
+    def read(ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, ...]:
+        widths.append(ids.shape[1])
+        return ids[:, -width:].float(), (ids * mask).sum(1, keepdim=True).expand(-1, width)
+
+    tokens, sums = read_grouped(read, sequences)
+    assert len(set(widths)) == len(groups)
+    inside = sequences.response_mask
+    assert torch.equal(tokens[inside], responses.float()[inside])
+    whole = (sequences.ids * sequences.mask).sum(1, keepdim=True).expand_as(sums)
+    assert torch.equal(sums[inside], whole[inside])
+    alike = Sequences(sequences.ids[:1].repeat(4, 1), torch.full((4,), 3), torch.full((4,), 6), 6)
+    assert len(alike.group()) == 1
 
 
 def test_the_clipping_of_gradients_acts_on_both_networks_together(tmp_path: Path) -> None:

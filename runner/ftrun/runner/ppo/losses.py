@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from ftrun.runner.ppo.config import PPOConfig
-from ftrun.runner.ppo.experience import Experience
+from ftrun.runner.ppo.experience import Experience, read_grouped
 from ftrun.runner.ppo.objective import (
     is_policy_clipped,
     is_value_clipped,
@@ -17,12 +19,17 @@ from ftrun.runner.ppo.objective import (
 
 
 def lose(
-    model: nn.Module, experience: Experience, position: int, config: PPOConfig
+    model: nn.Module,
+    experience: Experience,
+    position: int,
+    config: PPOConfig,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a micro-batch and its figures.
 
     The loss is its share of the mean over all tokens of its minibatch: the shares of a minibatch's micro-batches
-    sum to what it would be whole. `model` is an ActorCritic, as the trainer has wrapped it.
+    sum to what it would be whole. `model` is an ActorCritic, as the trainer has wrapped it;
+    `known` what it says of the micro-batch, where that is known.
     """
     rows, count = experience.batches[position], config.gradient_accumulation_steps
     first = position - position % count
@@ -33,7 +40,8 @@ def lose(
         table[on_device, : part.width]
         for table in (experience.logprobs, experience.values, experience.advantages, experience.returns)
     )
-    logprobs, values = model(part.ids, part.mask, part.width, config.temperature)
+    read = partial(model, temperature=config.temperature)
+    logprobs, values = known or read_grouped(read, part)
     mask = part.response_mask
     policy = policy_losses(logprobs, old, advantages, config.cliprange)
     value = value_losses(values, old_values, returns, config.cliprange_value)

@@ -106,13 +106,14 @@ class ActorCritic(nn.Module):
     def forward(
         self, ids: Tensor, mask: Tensor, width: int, temperature: float
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of the response tokens, values and, where no gradient is wanted, the entropies of
-        the policy: tensors of shape (responses, width)."""
+        """Log-probabilities of the response tokens, values and, but for an update, the entropies of the
+        policy: tensors of shape (responses, width)."""
         distributions, logprobs = judge_tokens(self.policy, ids, mask, width, temperature)
         values = estimate_values(self.value, ids, mask, width)
-        if torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled():
             return logprobs, values
-        return logprobs, values, -(distributions.exp() * distributions).sum(-1)
+        with torch.no_grad():
+            return logprobs, values, -(distributions.exp() * distributions).sum(-1)
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """As transformers' models have it; `Trainer.train` calls it."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ftrun.runner.ppo.config import PPOConfig
-from ftrun.runner.ppo.experience import Experience, Sequences
+from ftrun.runner.ppo.experience import Experience, Sequences, read_grouped
 from ftrun.runner.ppo.networks import Refer, judge_tokens
 from ftrun.runner.ppo.objective import (
     Moments,
@@ -32,6 +33,10 @@ class Judgement:
     entropies: Tensor
     reference: Tensor
 
+    first: tuple[Tensor, Tensor] | None
+    """What policy and value model say of the first batch, with the graph that leads to it: what the first update
+    would compute once more."""
+
 
 @torch.no_grad()
 def judge_sequences(
@@ -40,6 +45,8 @@ def judge_sequences(
     sequences: Sequences,
     batches: Tensor,
     temperature: float,
+    *,
+    keep_first: bool,
 ) -> Judgement:
     """Log-probabilities, by policy and reference, values and entropies.
 
@@ -49,15 +56,20 @@ def judge_sequences(
     shape = len(sequences), sequences.width
     tables = [torch.zeros(shape, device=sequences.ids.device) for _ in range(4)]
     parts = [(rows.to(sequences.ids.device), sequences.take(rows)) for rows in batches]
+    first = None
     for rows, part in parts:
-        found = model(part.ids, part.mask, part.width, temperature)
+        with torch.set_grad_enabled(keep_first and first is None):
+            found = read_grouped(partial(model, temperature=temperature), part)
+        first = first or (found[0], found[1])
         for table, values in zip(tables, found, strict=False):
-            table[rows, : part.width] = values
+            table[rows, : part.width] = values.detach()
     with refer() as frozen:
         for rows, part in parts:
-            _, logprobs = judge_tokens(frozen, part.ids, part.mask, part.width, temperature)
-            tables[3][rows, : part.width] = logprobs
-    return Judgement(*(table * sequences.response_mask for table in tables))
+            (tables[3][rows, : part.width],) = read_grouped(
+                lambda ids, mask, width: judge_tokens(frozen, ids, mask, width, temperature)[1:], part
+            )
+    logprobs, values, entropies, reference = (table * sequences.response_mask for table in tables)
+    return Judgement(logprobs, values, entropies, reference, first if keep_first else None)
 
 
 def finish_scores(

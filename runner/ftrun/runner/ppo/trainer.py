@@ -144,10 +144,11 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         num_items_in_batch: Any = None,
     ) -> Any:
         """The loss of the next micro-batch, after a new rollout where the last one is used up."""
+        known = None
         if self.ppo.used_up:
-            self.ppo = self._roll_out(model, inputs)
+            self.ppo, known = self._roll_out(model, inputs)
         assert self.ppo.experience is not None
-        loss, figures = lose(model, self.ppo.experience, self.ppo.position, self.args)
+        loss, figures = lose(model, self.ppo.experience, self.ppo.position, self.args, known)
         # `lose` has divided by the tokens of all micro-batches; the Trainer is to divide by their number.
         loss = loss * self.current_gradient_accumulation_steps
         if self.ppo.position == 0:
@@ -155,9 +156,20 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         self.ppo = replace(self.ppo.note(figures), position=self.ppo.position + 1)
         return (loss, figures) if return_outputs else loss
 
-    def _roll_out(self, model: nn.Module, inputs: dict[str, Tensor]) -> PPOState:
-        """The state after new responses to the prompts of a batch, with the experience that they leave."""
+    def _roll_out(
+        self, model: nn.Module, inputs: dict[str, Tensor]
+    ) -> tuple[PPOState, tuple[Tensor, Tensor] | None]:
+        """The state after new responses to the prompts of a batch, with the experience that they leave; and what
+        the networks say of the first micro-batch, where the first update may take it as it is."""
         args, state = self.args, self.ppo
+        # Checkpointing, and dropout, are for training mode alone; and an accumulated minibatch is to be held in
+        # memory one micro-batch at a time.
+        keep_first = (
+            torch.is_grad_enabled()
+            and args.disable_dropout
+            and not args.gradient_checkpointing
+            and args.gradient_accumulation_steps == 1
+        )
         prompts = strip_padding(inputs["input_ids"], inputs["attention_mask"])
         with torch.no_grad(), evaluating(self.model), self.accelerator.autocast():
             sequences, answers = self.answer(
@@ -165,7 +177,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             )
             batches = shuffle_batches(len(prompts), args.num_ppo_epochs, args.train_batch_size)
             judgement = judge_sequences(
-                model, self.refer, sequences, batches[: args.micro_batches], args.temperature
+                model,
+                self.refer,
+                sequences,
+                batches[: args.micro_batches],
+                args.temperature,
+                keep_first=keep_first,
             )
             scores = self.reward.score(answers)
         total, moments = finish_scores(scores, answers, state.moments, args)
@@ -178,9 +195,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             everywhere = float(self.accelerator.reduce(kl, "mean"))
             count = len(prompts) * self.accelerator.num_processes
             kl_coef = adapt_kl_coef(kl_coef, everywhere, args.kl_target, args.kl_horizon, count)
-        return replace(
+        state = replace(
             state.note(figures), kl_coef=kl_coef, moments=moments, experience=experience, position=0
         )
+        return state, judgement.first
 
     def answer(
         self,
