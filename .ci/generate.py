@@ -184,11 +184,11 @@ HEADINGS = re.compile(r"^(Symptom|Cause|Fix|Prevention|Source):", re.MULTILINE)
 
 def generate_check_pages() -> dict[Path, str]:
     """One page of all checks, each with its documentation, under the headings of the checklist."""
-    from ftrun.checks.catalogue import load_checks
+    from ftrun.checks.catalogue import load_checks, load_guards
     from ftrun.runner.explain import name_stage
     from ftrun.runner.printing.text import GROUPS
 
-    checks = load_checks()
+    checks = (*load_checks(), *load_guards())
     parts = [
         "# The checks\n\nGenerated from the checks themselves; `ftrun explain ID` shows one on the terminal.\n"
     ]

@@ -1,6 +1,7 @@
 """Finding the checks: one module each in the stage folders, and those that other packages bring.
 
     recipe/ environment/ data/ model/ step/       a folder per stage, a file per fault
+    guards/                                       those that run while a recipe trains
     entry points of the group `ftrun.checks`      modules or packages of checks, from anyone
 
 `FTRUN_PLUGINS` limits the second kind to the packages it names (comma separated; empty: none).
@@ -36,6 +37,11 @@ def load_checks(upto: str = "step") -> tuple[Check, ...]:
             raise FtrunError(f"check id {one.id} is used by {by_id[one.id].module} and by {one.module}")
         by_id[one.id] = one
     return tuple(by_id[id] for id in sorted(by_id))
+
+
+def load_guards() -> tuple[Check, ...]:
+    """The checks that run while a recipe trains, in the order of their ids."""
+    return tuple(sorted(_in_package("ftrun.checks.guards"), key=lambda one: one.id))
 
 
 def _in_package(name: str) -> Iterator[Check]:

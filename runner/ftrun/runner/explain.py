@@ -10,16 +10,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ftrun.checks.catalogue import load_checks
+from ftrun.checks.catalogue import load_checks, load_guards
 from ftrun.checks.check import Check
 from ftrun.checks.stages import STAGE_NAMES
+from ftrun.checks.training import Training
 from ftrun.runner.printing.text import GROUPS, make_console
 from ftrun.schemas.errors import FtrunError
 
 
 def list_checks(format: str) -> None:
     """Print every check: its id, severity, stage and title."""
-    checks = load_checks()
+    checks = (*load_checks(), *load_guards())
     if format == "json":
         print(json.dumps([describe_check(check) for check in checks], indent=2, ensure_ascii=False))
         return
@@ -51,7 +52,9 @@ def describe_check(check: Check) -> dict[str, object]:
 
 
 def name_stage(check: Check) -> str:
-    """The stage at which a check can tell its fault."""
+    """The stage at which a check can tell its fault; `training` for guards."""
+    if issubclass(check.stage, Training):
+        return "training"
     for stage, name in STAGE_NAMES.items():
         if check.stage is stage:
             return name
@@ -60,7 +63,7 @@ def name_stage(check: Check) -> str:
 
 def explain_check(id: str) -> int:
     """Print one check in full. Raises FtrunError, with the nearest ids, where there is none."""
-    checks = {check.id: check for check in load_checks()}
+    checks = {check.id: check for check in (*load_checks(), *load_guards())}
     by_name = {check.name: check for check in checks.values()}
     check = checks.get(id.upper()) or by_name.get(id.lower())
     if check is None:

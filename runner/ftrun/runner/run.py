@@ -20,11 +20,15 @@ from ftrun.checks.report import Report
 from ftrun.checks.stages import AtModel
 from ftrun.runner import interruption, progress
 from ftrun.runner.data.digest import digest_rows, digest_source
+from ftrun.runner.guarding.events import Events
+from ftrun.runner.guarding.recovery import Recovery
 from ftrun.runner.interruption import Interruption, watch_signals
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
+from ftrun.runner.page import write_page
 from ftrun.runner.preflight import ascend_file, report_mistakes
 from ftrun.runner.printing.text import print_report
 from ftrun.runner.reuse import STATE_FILE
+from ftrun.runner.samples import choose_samples
 from ftrun.runner.tracking.callback import make_callback
 from ftrun.runner.tracking.git import describe_git
 from ftrun.runner.tracking.ledger import TrackedData
@@ -191,11 +195,17 @@ def _train(at: AtModel, report: Report, site: Site, folder: Path, out: Console, 
     checkpoint = site.checkpoint
     begun = "" if checkpoint is None else f", going on from {checkpoint.name}"
     err.print(f"training {folder.name}: {at.steps:,} steps{begun}", style="dim")
-    for callback in (make_callback(run), progress.make_callback(err), interruption.make_callback(stop)):
-        at.trainer.add_callback(callback)
+    events = Events(run, folder, err)
+
+    def prepare(at: AtModel) -> None:
+        for callback in (make_callback(run), progress.make_callback(err), interruption.make_callback(stop)):
+            at.trainer.add_callback(callback)
+
     with run, watch_signals(stop):
         try:
-            at.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            at = Recovery(at, folder, events.tell, prepare).train(checkpoint)
+        except RunError:
+            raise
         except (
             Exception
         ) as error:  # the build boundary of training: torch, TRL and drivers raise what they like
@@ -286,7 +296,7 @@ def _datasets(at: AtModel) -> list[TrackedData]:
 
 
 def _write_record(at: AtModel, report: Report, folder: Path) -> list[Path]:
-    """Write what describes the run into its folder: recipe as written and resolved, preflight report."""
+    """Write what describes the run into its folder: recipe as written and resolved, preflight report, a few rows."""
     written = folder / "recipe.yaml"
     written.write_text(redact_text(at.file.documents[0].text), encoding="utf-8")
     resolved = folder / "recipe.resolved.yaml"
@@ -296,4 +306,8 @@ def _write_record(at: AtModel, report: Report, folder: Path) -> list[Path]:
     checked = folder / "preflight.json"
     data = report.as_data() | {"rows": [asdict(count) for count in at.counts]}
     checked.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
-    return [written, resolved, checked]
+    record = [written, resolved, checked]
+    if at.recipe.tracking.preview:
+        record.append(folder / "preview.html")
+        write_page(record[-1], at.recipe.name, choose_samples(at, 1), at.tokenizer)
+    return record

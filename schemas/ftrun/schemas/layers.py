@@ -124,7 +124,7 @@ class _Reading:
         return []
 
     def base(self, path: Path, where: Where, chain: tuple[Path, ...]) -> Layer:
-        real = _resolved(path)
+        real = resolved(path)
         if real in chain:
             names = " → ".join(_shown(file, self.home) for file in (*chain[chain.index(real) :], real))
             return self.broken(
@@ -159,7 +159,8 @@ class _Reading:
         return Layer()
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path) -> Path:
+    """The path without links; as it is where it leads nowhere."""
     try:
         return path.resolve()
     except (OSError, ValueError, RuntimeError):  # a NUL in the name, or links in a circle: reading says so

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from ftrun.schemas.document import Document, read_document
 from ftrun.schemas.errors import RecipeError
-from ftrun.schemas.layers import Layer, place
+from ftrun.schemas.layers import Layer, place, resolved
 from ftrun.schemas.load import Draft, RecipeFile, both_kinds, in_order, read_draft
 from ftrun.schemas.mistake import Mistake, Where
 from ftrun.schemas.nodes import Keys, dotted
@@ -191,9 +191,13 @@ def _read_stage(
     recipe = stage.get("recipe") if isinstance(stage, dict) else None
     if not isinstance(recipe, str) or not recipe:
         return None, []  # told by the models
-    file = path.parent / Path(recipe).expanduser()
     at = place(layer.origins, ("stages", name, "recipe"), str(path))
-    if file.resolve() == path.resolve():
+    try:
+        file = path.parent / Path(recipe).expanduser()
+    except RuntimeError:
+        message = f"The recipe of the stage `{name}` is in a home folder that is not there: `{recipe}`."
+        return None, [Mistake("stage_broken", message, at, "Correct the path.")]
+    if resolved(file) == resolved(path):
         message = f"The stage `{name}` names the pipeline itself."
         return None, [Mistake("stage_broken", message, at, "Name the recipe that the stage runs.")]
     written = stage.get("set") if isinstance(stage.get("set"), dict) else {}

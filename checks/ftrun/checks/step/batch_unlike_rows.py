@@ -1,9 +1,10 @@
 """The collated batch holds other tokens or labels than the rows.
 
-Symptom: the model never stops, or does not learn, although the rows are right: what reaches the loss is not what the
-rows say.
+Symptom: the model never stops, or does not learn, or prefers the worse answers, although the rows are right: what
+reaches the loss is not what the rows say.
 Cause: a data collator that makes labels of its own: it masks padding by its id (which is also the id that ends an
-answer), searches for the words before an answer and misses them, or masks everything.
+answer), searches for the words before an answer and misses them, or masks everything; one that exchanges the sides of
+pairs, or cuts rows.
 Fix: let the collator pad and nothing else: labels come with the rows, and padding is masked by its place.
 Source: transformers#23530, trl#976 (labels masked where they are the padding token), trl#588, trl#1183 (a marker
 that is tokenised otherwise in its place).
@@ -11,15 +12,15 @@ that is tokenised otherwise in its place).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ftrun.checks.batches import Pair, keys_of, rows_of
 from ftrun.checks.check import check
 from ftrun.checks.dry_step import known
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.examples import clip
 from ftrun.checks.finding import Finding
-from ftrun.checks.fingerprints import token_keys
 from ftrun.checks.rows import IGNORED
 from ftrun.checks.stages import AtModel, AtStep
 
@@ -29,20 +30,19 @@ if TYPE_CHECKING:
 
     from ftrun.checks.testing import World
 
-Pair = tuple["NDArray[np.int32]", "NDArray[np.int32]"]
-"""The tokens of a row and their labels."""
 
-
-@check("DATA028", title="the batch holds the tokens and labels of the rows", methods=("sft",))
+@check("DATA028", title="the batch holds the tokens and labels of the rows", methods=("sft", "reward", "dpo"))
 def batch_unlike_rows(at: AtStep) -> Iterator[Finding]:
     batch = known(at.step.batch, at)
-    packing = at.recipe.training["packing"]
+    packing = at.recipe.training.get("packing", False)
     if packing and at.recipe.training["packing_strategy"] != "bfd":
         raise NotApplicable("packing divides the rows, and parts of them are in the batch")
     numbers_of: dict[bytes, list[int]] = {}
-    for number, key in enumerate(token_keys(at.train)):
+    for number, key in enumerate(keys_of(at.train)):
         numbers_of.setdefault(key, []).append(number)
-    fed = list(_rows_of(batch, at.tokenizer.pad_token_id))
+    if at.recipe.method == "dpo" and bool((at.train.full_lengths > at.train.lengths).any()):
+        raise NotApplicable("the collator cuts pairs that are too long")
+    fed = list(rows_of(batch, at.tokenizer.pad_token_id))
     strange = [ids for ids, _ in fed if ids.tobytes() not in numbers_of]
     if strange:
         yield Finding(
@@ -53,6 +53,35 @@ def batch_unlike_rows(at: AtStep) -> Iterator[Finding]:
             evidence=tuple(clip(at.tokenizer.decode(ids[:64].tolist())) for ids in strange[:3]),
         )
         return
+    if at.train.sides == 2:
+        yield from _judge_sides(at, fed, numbers_of)
+    if "labels" in batch or "completion_mask" in batch:
+        yield from _judge_labels(at, fed, numbers_of)
+
+
+def _judge_sides(
+    at: AtStep, fed: Sequence[Pair], numbers_of: Mapping[bytes, Sequence[int]]
+) -> Iterator[Finding]:
+    """The first half of a batch of pairs is their chosen sides, the second half the rejected ones."""
+    half = len(fed) // 2
+    wrong = [
+        place
+        for place, (ids, _) in enumerate(fed)
+        if all(number % 2 != place // half for number in numbers_of[ids.tobytes()])
+    ]
+    if wrong:
+        yield Finding(
+            message=f"{len(wrong)} of the {len(fed)} sides in the first batch stand on the other side of their pair: "
+            "rejected answers are taken for chosen ones.",
+            fix="Let the data collator give the chosen sides first, and then the rejected ones.",
+            where=at.where("data"),
+            evidence=tuple(clip(at.tokenizer.decode(fed[place][0].tolist())) for place in wrong[:2]),
+        )
+
+
+def _judge_labels(
+    at: AtStep, fed: Sequence[Pair], numbers_of: Mapping[bytes, Sequence[int]]
+) -> Iterator[Finding]:
     lost = gained = 0
     shown: list[str] = []
     for ids, labels in fed:
@@ -72,27 +101,6 @@ def batch_unlike_rows(at: AtStep) -> Iterator[Finding]:
             where=at.where("data"),
             evidence=tuple(shown),
         )
-
-
-def _rows_of(batch: Any, pad: int) -> Iterator[Pair]:
-    """The rows in a batch without their padding; of a batch without padding its documents."""
-    import numpy as np
-
-    ids, labels = (batch[name].cpu().numpy().astype(np.int32) for name in ("input_ids", "labels"))
-    if "position_ids" in batch:
-        # Each document begins at position 0; a row of padding at the end is positions of 0 as well.
-        for tokens, taught, positions in zip(ids, labels, batch["position_ids"].cpu().numpy(), strict=True):
-            for part in np.split(np.arange(len(tokens)), np.flatnonzero(positions == 0)[1:]):
-                if len(part) > 1 or tokens[part[0]] != pad:
-                    yield tokens[part], taught[part]
-        return
-    present = (
-        batch["attention_mask"].cpu().numpy().astype(bool)
-        if "attention_mask" in batch
-        else np.ones_like(ids, bool)
-    )
-    for tokens, taught, there in zip(ids, labels, present, strict=True):
-        yield tokens[there], taught[there]
 
 
 def _name(at: AtStep, ids: NDArray[np.int32]) -> str:
@@ -125,6 +133,25 @@ def marker_before_the_answer_is_not_found(world: World) -> None:
         at.trainer.data_collator = search
         return at
 
+    world.after(AtModel, damage)
+
+
+@batch_unlike_rows.fault
+def sides_are_exchanged(world: World) -> None:
+    from ftrun.checks.testing import dpo_full
+
+    def damage(at: AtModel) -> AtModel:
+        collate = at.trainer.data_collator
+
+        def exchange(rows: Any) -> Any:
+            batch = collate(rows)
+            return {name: value.roll(len(value) // 2, dims=0) for name, value in batch.items()}
+
+        at.trainer.data_collator = exchange
+        return at
+
+    pairs = dpo_full(world.folder)
+    world.recipe, world.rows = pairs.recipe, pairs.rows
     world.after(AtModel, damage)
 
 

@@ -27,6 +27,7 @@ GROUPS: Mapping[str, str] = {
     "RM": "Method",
     "DPO": "Method",
     "PPO": "Method",
+    "GUARD": "While training",
 }
 """The headings of the checklist, by the letters of a check's id."""
 

@@ -1,0 +1,33 @@
+"""The loss or its gradient is no number.
+
+Symptom: the loss falls, jumps, and then is NaN or infinite for good; every weight is NaN, and the run is lost.
+transformers replaces such losses by a running mean before it logs them, unless it is told not to; ftrun tells it.
+Cause: a learning rate that is too high (the most frequent), gradients that explode, float16 that overflows, or a row
+that the model cannot compute.
+Fix: lower the learning rate tenfold, clip gradients to 0.5, train in bfloat16 and not in float16, warm up longer; or
+take out the row that is named.
+Prevention: `training.max_grad_norm: 1.0`, a warmup, and checkpoints to go back to.
+Source: the filter is transformers' `logging_nan_inf_filter`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ftrun.checks.check import check
+from ftrun.checks.finding import Finding
+from ftrun.checks.training import AtUpdate
+
+
+@check("GUARD001", title="loss and gradients are numbers")
+def loss_not_finite(at: AtUpdate) -> Iterator[Finding]:
+    now = at.updates[-1]
+    if math.isfinite(now.loss) and math.isfinite(now.gradient_norm):
+        return
+    before = f"; the loss of the step before was {at.updates[-2].loss:.4g}" if len(at.updates) > 1 else ""
+    yield Finding(
+        f"At step {now.step} the loss is {now.loss:.4g} and the norm of its gradient {now.gradient_norm:.4g}{before}.",
+        "Lower training.learning_rate tenfold and clip gradients with training.max_grad_norm: 0.5.",
+        at.where("training.learning_rate"),
+    )

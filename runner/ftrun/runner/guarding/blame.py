@@ -1,0 +1,70 @@
+"""Which rows a loss that is no number comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from ftrun.checks.batches import keys_of, rows_of
+from ftrun.checks.stages import AtModel
+from ftrun.runner.trial import count_items, forward
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import Trainer
+
+Batch = Mapping[str, Any]
+
+
+def find_culprits(at: AtModel, batches: Sequence[Batch]) -> list[Batch]:
+    """The parts of micro-batches for which the model, as it is, gives a loss or a gradient that is no number: single
+    rows, or whole micro-batches where rows do not stand alone (pairs, and rows without padding between them).
+
+    Random states, gradients and what the trainer logs next are afterwards what they were.
+    """
+    import torch
+
+    if at.recipe.method == "ppo":
+        return []  # its batches are prompts, and its loss depends on a rollout that is gone
+    trainer = at.trainer
+    metrics = deepcopy(getattr(trainer, "_metrics", None))
+    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        found = [part for batch in batches for part in _split(at, batch) if not _is_computable(trainer, part)]
+    trainer.model.zero_grad()
+    if metrics is not None:
+        at.trainer._metrics = metrics
+    return found
+
+
+def _is_computable(trainer: Trainer, part: Batch) -> bool:
+    import torch
+
+    trainer.model.zero_grad()
+    loss = forward(trainer, part, count_items(trainer, part))
+    trainer.accelerator.backward(loss)
+    gradients = [weight.grad for weight in trainer.model.parameters() if weight.grad is not None]
+    return math.isfinite(loss.item()) and math.isfinite(float(torch.nn.utils.get_total_norm(gradients)))
+
+
+def _split(at: AtModel, batch: Batch) -> Iterator[Batch]:
+    rows = len(batch["input_ids"])
+    if at.train.sides == 2 or "position_ids" in batch or rows == 1:
+        yield batch
+        return
+    for row in range(rows):
+        yield {key: value[row : row + 1] for key, value in batch.items()}
+
+
+def name_rows(at: AtModel, parts: Sequence[Batch]) -> tuple[str, ...]:
+    """Where the rows in parts of micro-batches come from: `rows.jsonl row 17`."""
+    places: dict[bytes, int] = {key: number for number, key in enumerate(keys_of(at.train))}
+    found = [
+        places.get(ids.tobytes()) for part in parts for ids, _ in rows_of(part, at.tokenizer.pad_token_id)
+    ]
+    origins = (at.train[number].where for number in found if number is not None)
+    names = dict.fromkeys(f"{where.file} row {where.row}" for where in origins)
+    return tuple(list(names)[:10]) or ("rows that were packed",)

@@ -1,0 +1,47 @@
+"""What guards found and what was done, on the terminal, in the run folder and in MLflow."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ftrun.checks.finding import Finding
+from ftrun.runner.tracking.run import TrackedRun
+
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class Events:
+    """The events of a run: a line on the terminal, a line of `events.jsonl`, which
+    MLflow gets too, a tag and a metric."""
+
+    run: TrackedRun
+    folder: Path
+    console: Console
+
+    def tell(self, finding: Finding, done: str, step: int) -> None:
+        """Say and record what a guard found at a step, and what was done."""
+        self.console.print(
+            f"{finding.id} at step {step}: {finding.message} {done.capitalize()}.", style="yellow"
+        )
+        entry = {
+            "time": time.time(),
+            "step": step,
+            "guard": finding.id,
+            "message": finding.message,
+            "done": done,
+            "fix": finding.fix,
+            "evidence": list(finding.evidence),
+        }
+        file = self.folder / EVENTS_FILE
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        count = len(file.read_text(encoding="utf-8").splitlines())
+        self.run.set_tags({"ftrun.guards": f"{count} events, the last {finding.id} at step {step}"})
+        self.run.log(step, {f"guards/{finding.id}": 1.0})
+        self.run.log_artifact(file)

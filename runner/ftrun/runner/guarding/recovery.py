@@ -1,0 +1,224 @@
+"""Training that recovers: back to a good checkpoint, with a remedy, and on.
+
+A rollback is what `--resume` is in a new process, made in this one: the trainer is built anew from the same rows, and
+goes on from a checkpoint, or from the start. So it is exact where resuming is: weights, optimizer, schedule, random
+states and the place in the data are those of the checkpoint, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftrun.checks.catalogue import load_guards
+from ftrun.checks.engine import run_checks
+from ftrun.checks.stages import AtData, AtModel
+from ftrun.checks.training import AtFailure, Training
+from ftrun.runner.guarding.blame import find_culprits, name_rows
+from ftrun.runner.guarding.watch import Alarm, Tell, Watch
+from ftrun.schemas.errors import RunError
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
+
+
+REMEDY_FILE = "remedy.json"
+
+
+@dataclass
+class Remedy:
+    """What is changed in the run since it went back. It holds for all that follows, also where the run is resumed."""
+
+    learning_rate_factor: float = 1.0
+    max_grad_norm: float | None = None
+    skipped: set[int] = field(default_factory=set)
+    """Steps, from 1, that are made without their rows."""
+
+    def save(self, folder: Path) -> None:
+        """Write it into the run folder."""
+        text = json.dumps(vars(self) | {"skipped": sorted(self.skipped)})
+        (folder / REMEDY_FILE).write_text(text, encoding="utf-8")
+
+
+def load_remedy(folder: Path) -> Remedy:
+    """What `save` wrote into a run folder; nothing where it wrote nothing."""
+    file = folder / REMEDY_FILE
+    if not file.is_file():
+        return Remedy()
+    known = json.loads(file.read_text(encoding="utf-8"))
+    return Remedy(**known | {"skipped": set(known["skipped"])})
+
+
+@dataclass
+class Recovery:
+    """A run that is trained under guards."""
+
+    at: AtModel
+    folder: Path
+    tell: Tell
+    prepare: Callable[[AtModel], None]
+    """Adds to a new trainer what looks on besides the guards."""
+
+    rollbacks: int = 0
+    remedy: Remedy = field(default_factory=Remedy)
+    judged: Alarm | None = None
+    """The alarm whose rows are still to be looked at with good weights."""
+
+    tried: list[int] = field(default_factory=list)
+    """Steps of the checkpoints that were gone back to."""
+
+    def train(self, checkpoint: Path | None) -> AtModel:
+        """Train from a checkpoint, or from the start, to the end; returns what was trained in the end.
+
+        Raises RunError where a guard stops the run, and what training raises where no guard knows a remedy.
+        """
+        if checkpoint is not None:
+            self.remedy = load_remedy(self.folder)
+        training = Training(self.at.recipe, self.at.file)
+        watch = Watch(training, load_guards(), self.tell, self.remedy.skipped)
+        while True:
+            self.prepare(self.at)
+            watch.attach(self.at.trainer)
+            self.at.trainer.add_callback(_make_callback(self))
+            try:
+                self.at.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            except Alarm as alarm:
+                checkpoint = self._go_back(alarm)
+            except (RuntimeError, MemoryError) as error:
+                checkpoint = self._make_room(error, watch)
+            else:
+                return self.at
+
+    def _go_back(self, alarm: Alarm) -> Path | None:
+        """Build the trainer anew and find the checkpoint that it goes on from. Raises RunError."""
+        settings = self.at.recipe.guards
+        if alarm.action == "stop" or self.rollbacks == settings.rollbacks:
+            tries = f" after {self.rollbacks} rollbacks" if self.rollbacks else ""
+            self.tell(alarm.finding, f"stopped the run{tries}", alarm.step)
+            raise RunError(
+                f"{alarm.finding.id} stopped the run at step {alarm.step}{tries}: {alarm.finding.message}"
+            )
+        self.rollbacks += 1
+        good = [step for step in self._checkpoints() if step < alarm.step and step not in self.tried]
+        step = max(good, default=0)
+        self.tried.append(step)
+        self.judged = alarm
+        self._rebuild({})
+        return self._checkpoints().get(step)
+
+    def _make_room(self, error: Exception, watch: Watch) -> Path | None:
+        """Smaller micro-batches, and the newest checkpoint. Raises the error where it is not of memory."""
+        recipe, step = self.at.recipe, int(self.at.trainer.state.global_step)
+        at = AtFailure(recipe, self.at.file, error, step)
+        found = [
+            one
+            for result in run_checks(watch.guards, at, method=recipe.method, ignore={})
+            for one in result.findings
+        ]
+        changes = shrink(recipe.training)
+        alone = self.at.trainer.args.world_size == 1  # other processes know nothing of it
+        if not found or recipe.guards.memory_ran_out.action != "rollback" or not changes or not alone:
+            raise error
+        changed = ", ".join(f"{key}: {value}" for key, value in changes.items())
+        checkpoints = self._checkpoints()
+        newest = max(checkpoints, default=0)
+        self.tell(found[0], f"went back to step {newest} with {changed}", step)
+        self._rebuild(changes, error)
+        return checkpoints.get(newest)
+
+    def _rebuild(self, changes: dict[str, Any], error: Exception | None = None) -> None:
+        if error is not None:
+            error.__traceback__ = None  # its frames hold activations, which may be all the memory there is
+        _release(self.at.trainer)
+        written, resolved = (
+            recipe.model_copy(update={"training": recipe.training | changes})
+            for recipe in (self.at.file.recipe, self.at.recipe)
+        )
+        data = {one.name: getattr(self.at, one.name) for one in fields(AtData)}
+        data |= {"recipe": resolved, "file": replace(self.at.file, recipe=written)}
+        method = import_module(f"ftrun.runner.methods.{resolved.method}")
+        self.at = method.build_model(AtData(**data), self.folder)
+
+    def _checkpoints(self) -> dict[int, Path]:
+        found = self.folder.glob("checkpoints/checkpoint-*/trainer_state.json")
+        return {int(one.parent.name.rpartition("-")[2]): one.parent for one in found}
+
+
+def shrink(training: dict[str, Any]) -> dict[str, Any]:
+    """Settings to change so that the same updates need less memory; empty where there are none."""
+    batch = training["per_device_train_batch_size"]
+    if batch % 2 == 0:
+        accumulated = training["gradient_accumulation_steps"] * 2
+        return {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": accumulated}
+    return {} if training["gradient_checkpointing"] else {"gradient_checkpointing": True}
+
+
+def _release(trainer: Trainer) -> None:
+    """Give back the memory of a trainer that others still hold."""
+    import torch
+
+    trainer.optimizer.state.clear()
+    for tensor in (*trainer.model.parameters(), *trainer.model.buffers()):
+        tensor.grad = None
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    trainer.accelerator.free_memory()
+
+
+def _make_callback(recovery: Recovery) -> TrainerCallback:
+    from transformers import TrainerCallback
+
+    class ApplyRemedy(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if recovery.judged is not None:
+                judge(recovery, recovery.judged, state.global_step)
+                recovery.remedy.save(recovery.folder)
+                recovery.judged = None
+            apply(recovery.remedy, recovery.at.trainer)
+
+    return ApplyRemedy()
+
+
+def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
+    """Ask the good weights for the loss of each row of the update that went wrong. Rows for which it is no number are
+    to blame: the step is left out. Otherwise it is training that went wrong: it goes on more slowly."""
+    settings, at = recovery.at.recipe.guards, recovery.at
+    culprits = find_culprits(at, alarm.batches)
+    if culprits:
+        recovery.remedy.skipped.add(alarm.step)
+        finding = replace(alarm.finding, evidence=name_rows(at, culprits))
+        rows = "; ".join(finding.evidence)
+        recovery.tell(
+            finding, f"went back to step {step}, and leaves out step {alarm.step}, for {rows}", alarm.step
+        )
+        return
+    remedy = recovery.remedy
+    remedy.learning_rate_factor *= settings.learning_rate_factor
+    remedy.max_grad_norm = settings.max_grad_norm
+    recovery.tell(
+        alarm.finding,
+        f"went back to step {step}, with {remedy.learning_rate_factor:.3g} of the learning rate and gradients clipped "
+        f"to {settings.max_grad_norm:g}",
+        alarm.step,
+    )
+
+
+def apply(remedy: Remedy, trainer: Trainer) -> None:
+    """Change what a trainer begins with. A checkpoint that was written since the last rollback has the lower rate in
+    it already: the rate is set from the recipe's own."""
+    if remedy.max_grad_norm is not None:
+        before = trainer.args.max_grad_norm or math.inf
+        trainer.args.max_grad_norm = min(before, remedy.max_grad_norm)
+    schedule = trainer.lr_scheduler
+    known: Sequence[float] = schedule.base_lrs
+    factor = remedy.learning_rate_factor * trainer.args.learning_rate / max(known)
+    if math.isclose(factor, 1.0):
+        return
+    schedule.base_lrs = [rate * factor for rate in known]
+    for group in trainer.optimizer.param_groups:
+        group["lr"] *= factor
+        group["initial_lr"] *= factor
