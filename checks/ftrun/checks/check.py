@@ -17,6 +17,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.finding import Finding, Severity
@@ -59,7 +60,7 @@ class Check:
         """The module's docstring."""
         return (sys.modules[self.module].__doc__ or "").strip()
 
-    @property
+    @cached_property
     def stage(self) -> type:
         """The type of the one parameter, resolved when first asked for: stages are declared light."""
         hints = typing.get_type_hints(self.run)

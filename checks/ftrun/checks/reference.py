@@ -27,8 +27,13 @@ def reference_of(trainer: Trainer) -> Iterator[PreTrainedModel | None]:
     if trainer.ref_model is not None:
         yield trainer.ref_model
     elif hasattr(model, "disable_adapter"):
-        with model.disable_adapter():
-            yield model
+        trained = [(p, p.requires_grad) for p in model.parameters()]
+        try:
+            with model.disable_adapter():
+                yield model
+        finally:
+            for p, was_trained in trained:  # turning adapters on again makes them trainable, frozen or not
+                p.requires_grad_(was_trained)
     else:
         yield None
 

@@ -20,9 +20,11 @@ _UNITS = {"m": 1e6, "b": 1e9}
 def is_small(path: str, folder: Path) -> bool:
     """Whether `model.path` of a recipe in `folder` is known to be a model of less than SMALL parameters.
 
-    Known are `tiny`, folders with a config.json, and ids that say so (`pythia-14m`, `tiny-random-Llama`).
-    The model of an earlier run (`run:NAME`) may be of any size, and counts as small.
+    Known are `tiny`, folders with a config.json, adapters on a model that is known, and ids that say so
+    (`pythia-14m`, `tiny-random-Llama`). The model of an earlier run (`run:NAME`) may be of any size, and counts as
+    small.
     """
+    path = _base_of(path, folder)
     if path == "tiny" or path.startswith(("run:", "stage:")):
         return True
     config = located(path, folder) / "config.json"
@@ -32,6 +34,13 @@ def is_small(path: str, folder: Path) -> bool:
     name = path.rpartition("/")[2]
     stated = [float(number) * _UNITS[unit.lower()] for number, unit in _COUNTS.findall(name)]
     return name.lower().startswith("tiny-") or (bool(stated) and max(stated) < SMALL)
+
+
+def _base_of(path: str, folder: Path) -> str:
+    """The model that an adapter folder was made for; any other path as it is."""
+    adapter = located(path, folder) / "adapter_config.json"
+    base = _read(adapter).get("base_model_name_or_path") if kind_of(adapter) == "file" else None
+    return base if isinstance(base, str) else path
 
 
 def count_parameters(config: Mapping[str, Any]) -> int | None:

@@ -189,6 +189,38 @@ class LongestBatch:
 
 
 @dataclass(frozen=True)
+class Learning:
+    """What optimizer steps on the first batch alone did, from the start of the run, at the peak learning rate.
+
+    Pairs of numbers are those before the first step and after the last one, in evaluation.
+    """
+
+    losses: tuple[float, ...]
+    """The loss of training at each step."""
+
+    evaluated: tuple[float, float]
+    """The loss of the batch."""
+
+    accuracy: tuple[float, float] | None
+    """The share of its pairs whose chosen side is the better one, where the batch holds pairs."""
+
+    moved: float
+    """How far the trained weights are from where they were, as a share of their norm."""
+
+    floor: float
+    """The lowest loss that the batch allows: above 0 where what is equal so far goes on differently."""
+
+    own: tuple[float, float] | None = None
+    """What the answers cost, in nats per token or answer: with their own prompts …"""
+
+    exchanged: tuple[float, float] | None = None
+    """… and with each other's. None where prompts cannot be exchanged."""
+
+    kept: str = ""
+    """Why prompts are not exchanged."""
+
+
+@dataclass(frozen=True)
 class Experiments:
     """What the model shows when it is asked twice in other ways, after one optimizer step; all is put back.
 
@@ -219,6 +251,7 @@ class Experiments:
     """What is otherwise in the tokenizer once it is saved and loaded."""
 
     longest: LongestBatch | None = None
+    learnt: Learning | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 

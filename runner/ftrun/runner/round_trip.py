@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.stages import AtModel
 from ftrun.runner.trial import SHORT, NotMade
@@ -21,8 +21,8 @@ MOVED = 0.05
 """Standard deviation of what is added to trained weights before saving: an adapter begins without any effect, and
 one that is lost would not be missed."""
 
-SAVES = ("sft", "dpo")
-"""Methods that save a causal language model, or an adapter for one."""
+SAVES = ("sft", "dpo", "reward")
+"""Methods whose trainer saves what it trains: a causal language model or a classifier, or an adapter for one."""
 
 
 def reload_model(at: AtModel) -> tuple[float, float]:
@@ -55,15 +55,18 @@ def reload_model(at: AtModel) -> tuple[float, float]:
 
 
 def _load(at: AtModel, folder: str) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    kwargs = {
+    auto: Any = AutoModelForCausalLM
+    kwargs: dict[str, Any] = {
         "dtype": next(iter(at.model.parameters())).dtype,
         "attn_implementation": at.model.config._attn_implementation,
         "trust_remote_code": at.recipe.model.trust_remote_code,
     }
+    if at.recipe.method == "reward":
+        auto, kwargs["num_labels"] = AutoModelForSequenceClassification, 1
     if at.recipe.model.lora is None:
-        model = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+        model = auto.from_pretrained(folder, **kwargs)
     else:
         from peft import PeftModel
 
@@ -72,7 +75,7 @@ def _load(at: AtModel, folder: str) -> torch.nn.Module:
             "revision": at.recipe.model.revision,
             **(at.recipe.training.get("model_init_kwargs") or {}),
         }
-        plain = AutoModelForCausalLM.from_pretrained(base, **kwargs)
+        plain = auto.from_pretrained(base, **kwargs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns of keys that it misses; the logits tell
             model = PeftModel.from_pretrained(plain, folder)

@@ -27,9 +27,7 @@ SPEAKING = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 """Keys of a message that says something without content."""
 
 
-@check(
-    "DATA006", title="no prompt and no answer is blank", severity="warning", methods=("sft", "reward", "dpo")
-)
+@check("DATA006", title="no prompt and no answer is blank", severity="warning")
 def blank_rows(at: AtData) -> Iterator[Finding]:
     special = tuple(token for token in at.tokenizer.all_special_tokens if token)
     for source in at.sources:
@@ -55,13 +53,14 @@ def _blank_part(example: Mapping[str, Any], source: SourceRows, special: tuple[s
     if "text" in example:
         return "answer" if _is_blank(example["text"], special) else None
     if not is_chat(example):
-        if _is_blank(example["completion"], special):
+        if "completion" in example and _is_blank(example["completion"], special):
             return "answer"
         return "prompt" if _is_blank(example["prompt"], special) else None
     messages = messages_of(example)
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not answers:
-        return None
+    if not answers:  # a prompt that is to be answered, or a conversation that trains nothing
+        asked = source.loss_on == "nothing"
+        return "prompt" if asked and not any(_says_something(one, special) for one in messages) else None
     judged = answers if source.loss_on == "assistant" else answers[-1:]
     if not all(_says_something(messages[i], special) for i in judged):
         return "answer"

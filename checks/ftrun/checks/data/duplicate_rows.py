@@ -31,7 +31,7 @@ FEW = 4
 """Copies that are not worth a word, whatever their share."""
 
 
-@check("DATA020", title="no row is there many times", severity="warning", methods=("sft", "reward", "dpo"))
+@check("DATA020", title="no row is there many times", severity="warning")
 def duplicate_rows(at: AtData) -> Iterator[Finding]:
     rows, sides = at.train, at.train.sides
     cut = set((cut_rows(rows).nonzero()[0] // sides).tolist())

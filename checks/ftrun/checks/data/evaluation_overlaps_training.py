@@ -78,9 +78,10 @@ def _make_keys(rows: Rows) -> _Keys:
     places = all_examples(rows)
     asked, whole = [], []
     for source, example in zip(*places, strict=True):
-        one, all_of_it = text_keys(rows.sources[source].examples[example], rows.sources[source].loss_on)
-        asked.append(one)
-        whole.append(all_of_it)
+        own = rows.sources[source]
+        sides = [text_keys(own.examples[example + side], own.loss_on) for side in range(own.sides)]
+        asked.append(sides[0][0])
+        whole.append(b"\n".join(all_of_it for _, all_of_it in sides))
     return _Keys(places, asked, whole)
 
 

@@ -22,8 +22,9 @@ from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.examples import clip, cut_rows, parts_of, sample
 from ftrun.checks.finding import Finding, Severity
-from ftrun.checks.rows import IGNORED, Row
+from ftrun.checks.rows import IGNORED, Row, SourceRows
 from ftrun.checks.stages import AtData
+from ftrun.schemas.formats import rename
 
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
@@ -46,12 +47,29 @@ def labels_unlike_answers(at: AtData) -> Iterator[Finding]:
     speller = make_speller(
         at.tokenizer, np.unique(np.concatenate([rows[int(i)].ids for i in chosen])).tolist()
     )
+    divided = {source.key for source in rows.sources if _has_no_prompt(at, source)}
     read: list[tuple[Row, Reading]] = []
     for index in chosen:
         row = rows[int(index)]
         parts = parts_of(row.example, row.source.loss_on)
-        read.append((row, read_labels(row.ids.tolist(), row.labels != IGNORED, parts, speller)))
+        reading = read_labels(row.ids.tolist(), row.labels != IGNORED, parts, speller)
+        if row.source.key in divided and reading.leaked <= _last_word(row):
+            reading = replace(reading, leaked=0)
+        read.append((row, reading))
     yield from _judge(at, read)
+
+
+def _has_no_prompt(at: AtData, source: SourceRows) -> bool:
+    """Whether the prompt of its pairs is what both sides begin with: it may end within a word, whose tokens are
+    others on each side and so are trained."""
+    names = rename(dict.fromkeys(source.columns), at.source(source.key).columns)
+    return source.sides > 1 and not {"prompt", "conversations"} & names.keys()
+
+
+def _last_word(row: Row) -> int:
+    """Characters of the last word of a prompt that is text."""
+    prompt = row.example["prompt"]
+    return len(prompt.split()[-1]) if isinstance(prompt, str) and prompt.split() else 0
 
 
 def _judge(at: AtData, read: list[tuple[Row, Reading]]) -> Iterator[Finding]:

@@ -42,6 +42,8 @@ def labels_without_stop_token(at: AtData) -> Iterator[Finding]:
     import numpy as np
 
     rows = at.train
+    if (rows.labels[rows.labels != IGNORED] != rows.ids[rows.labels != IGNORED]).any():
+        raise NotApplicable("labels are not those of their tokens")
     last = _last_trained(at)
     judged = (last >= 0) & _has_its_end(at)
     if not judged.any():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
-from ftrun.checks.finding import Finding
+from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.rows import IGNORED, Rows
 from ftrun.checks.stages import AtData
 
@@ -28,6 +28,7 @@ MANY, SOME = 0.10, 0.01
 @check("DATA013", title="every row that is read reaches the trainer", methods=("sft", "reward", "dpo"))
 def rows_lost(at: AtData) -> Iterator[Finding]:
     yield from _judge_counts(at)
+    yield from _judge_weights(at)
     training = at.recipe.training
     packing = training.get("packing", False)
     eval_packing = packing if training.get("eval_packing") is None else training["eval_packing"]
@@ -49,6 +50,18 @@ def _judge_counts(at: AtData) -> Iterator[Finding]:
             where=at.where("data.train"),
             evidence=tuple(str(count) for count in wrong[:3]),
         )
+
+
+def _judge_weights(at: AtData) -> Iterator[Finding]:
+    for count in at.counts:
+        there = count.read - count.unreadable - count.held_out
+        if count.split == "train" and 0 < there == count.unused:
+            yield Finding(
+                message=f"None of the {count.read} rows of {count.label} is used: its weight rounds to no row.",
+                fix=f"Raise the weight of {count.label}, or remove the source.",
+                where=at.where("data.train"),
+                severity="warning",
+            )
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,7 @@ def _judge_dataset(at: AtData, split: str, rows: Rows, dataset: Dataset, packing
                 f"{before.tokens:,} are left, in {len(dataset)} packs of {len(rows)} rows.",
                 fix="Raise training.max_length, or set training.packing_strategy: bfd_split.",
                 where=where,
+                patch=Patch("training.packing_strategy", "bfd_split"),
                 severity="error" if lost > MANY else "warning",
             )
         return
@@ -145,6 +159,16 @@ def packing_cuts_what_overflows(world: World) -> None:
         )
 
     world.after(AtData, damage)
+
+
+@rows_lost.fault
+def a_weight_rounds_to_nothing(world: World) -> None:
+    import json
+
+    world.folder.mkdir(parents=True, exist_ok=True)
+    more = "".join(json.dumps({**row, "prompt": f"Again: {row['prompt']}"}) + "\n" for row in world.rows)
+    (world.folder / "more.jsonl").write_text(more, encoding="utf-8")
+    world.recipe["data"]["train"].append({"path": "more.jsonl", "weight": 0.001})
 
 
 @rows_lost.fault

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.examples import clip, is_chat, parts_of
-from ftrun.checks.finding import Finding
+from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.rows import Row
 from ftrun.checks.stages import AtData
 
@@ -38,7 +38,7 @@ def rows_without_mask(at: AtData) -> Iterator[Finding]:
         return
     total = int(partial.sum())
     first = rows[int(bare[0])]
-    reason, fix = _explain(first)
+    reason, fix, loss_on = _explain(first)
     shown = (rows[index] for index in bare[:3].tolist())
     yield Finding(
         message=f"Nothing is masked in {len(bare)} of {total} rows of which only the answers are to be "
@@ -46,25 +46,33 @@ def rows_without_mask(at: AtData) -> Iterator[Finding]:
         fix=fix,
         where=first.where,
         evidence=tuple(f"{row.where} trains: {clip(at.tokenizer.decode(row.ids.tolist()))}" for row in shown),
+        # One value holds for all sources.
+        patch=Patch("data.loss_on", loss_on) if loss_on and len(rows.sources) == 1 else None,
         severity="error" if len(bare) >= MANY * total else "warning",
     )
 
 
-def _explain(row: Row) -> tuple[str, str]:
+def _explain(row: Row) -> tuple[str, str, str | None]:
+    """The reason, the fix, and where it is a value of `data.loss_on` that value."""
     loss_on = row.source.loss_on
     if "text" in row.example:
         reason = f"which is plain text, there is no prompt for loss on {loss_on} to leave out"
-        return reason, "Set data.loss_on: all, or split the text into the columns prompt and completion."
+        return (
+            reason,
+            "Set data.loss_on: all, or split the text into the columns prompt and completion.",
+            "all",
+        )
     if loss_on == "assistant" and not is_chat(row.example):
         reason = "which is no conversation, loss on assistant trains the prompt too"
-        return reason, "Set data.loss_on: completion."
+        return reason, "Set data.loss_on: completion.", "completion"
     prompts = [part for part in parts_of(row.example, loss_on) if not part.answer]
     if not any(part.text.strip() for part in prompts):
-        return "the prompt is blank", "Fill the prompts, remove these rows, or set data.loss_on: all."
+        return "the prompt is blank", "Fill the prompts, remove these rows, or set data.loss_on: all.", None
     reason = f"no boundary between prompt and answer was found for loss on {loss_on}"
     return (
         reason,
         "Set model.chat_template to a template that renders a prompt alike with and without its answer.",
+        None,
     )
 
 

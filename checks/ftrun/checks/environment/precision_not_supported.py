@@ -69,6 +69,7 @@ def _judge_devices(at: AtEnvironment) -> Iterator[Finding]:
             message=f"{asked} asks for bfloat16, and {lacking.name} has none: torch emulates it, slowly.",
             fix=f"Remove {asked}, and set training.fp16 to true.",
             where=at.where(asked),
+            patch=Patch("model.dtype", "auto") if asked == "model.dtype" else None,
         )
 
 

@@ -2,7 +2,8 @@
 
 Symptom: training is noisier than it should be, or learns less than the same recipe elsewhere.
 Cause: the adapters were changed after they were made, or made by something that has defaults of its own.
-Fix: set what adapters are by `model.lora` alone.
+Fix: set what adapters are by `model.lora` alone. Where `training.disable_dropout` is true, as it is unless a recipe
+of DPO, reward or PPO sets it, adapters have none whatever `lora_dropout` says.
 Source: torchtune#995, axolotl#3806 (dropout applied that was set to 0).
 """
 
@@ -30,6 +31,8 @@ def lora_settings_lost(at: AtModel) -> Iterator[Finding]:
     lora = at.recipe.model.lora
     if lora is None:
         raise NotApplicable("no LoRA")
+    if at.recipe.training.get("disable_dropout"):
+        lora = {**lora, "lora_dropout": 0.0}
     wrong: dict[str, list[str]] = {}
     for name, layer in adapter_layers(at.model):
         if hasattr(layer, "parameter_name"):

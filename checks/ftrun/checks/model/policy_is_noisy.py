@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
+from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
 from ftrun.checks.reference import collate, log_probs, training_mode
 from ftrun.checks.stages import AtModel
@@ -33,6 +34,8 @@ def policy_is_noisy(at: AtModel) -> Iterator[Finding]:
         one, other = (log_probs(trainer, trainer.model, batch) for _ in range(2))
     if torch.equal(one, other):
         return
+    if not (one.isfinite() & other.isfinite()).all():
+        raise NotApplicable("log-probabilities are not finite, with dropout or without")
     far = float((one - other).abs().max())
     message = (
         f"Two forward passes of the policy in training mode differ by up to {far:.3g} nats for an answer: "

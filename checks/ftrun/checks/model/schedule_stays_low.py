@@ -1,12 +1,13 @@
-"""The learning rate of the planned schedule stays far under what the recipe asks for.
+"""The learning rate of the planned schedule is far from what the recipe asks for.
 
-Symptom: the loss hardly falls, although the learning rate looks right in the recipe.
+Symptom: the loss hardly falls, or jumps, although the learning rate looks right in the recipe.
 Cause: settings of the schedule (`lr_scheduler_kwargs`) that do not fit the number of steps: a decay that is over at
 once, a start or an end in the wrong place.
 Fix: leave `training.lr_scheduler_kwargs` out, or give steps that fit the run.
 Prevention: `ftrun preflight` shows the steps of a run.
 Source: the schedule that the trainer will follow, at up to 2,000 of its steps: told is one that never reaches half of
-the rate (error), or is under a hundredth of it for more than half of the run (warning). axolotl#3254.
+the rate (error), is under a hundredth of it for more than half of the run (warning), or climbs above twice the rate
+(error), as a `min_lr` above it does. axolotl#3254.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ftrun.checks.stages import AtModel
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-HALF, NOTHING = 0.5, 1e-2
+HALF, NOTHING, TWICE = 0.5, 1e-2, 2.0
 SAMPLE = 2000
 
 
@@ -40,24 +41,26 @@ def schedule_stays_low(at: AtModel) -> Iterator[Finding]:
     factors = [float(shapes[0](step)) for step in spread(at.steps, SAMPLE).tolist()]
     low = sum(factor < NOTHING for factor in factors) / len(factors)
     highest = max(factors)
-    if math.isfinite(highest) and highest >= HALF and low <= HALF:
+    if math.isfinite(highest) and HALF <= highest <= TWICE and low <= HALF:
         return
     written = (
         "training.lr_scheduler_kwargs"
         if at.recipe.training["lr_scheduler_kwargs"]
         else "training.warmup_steps"
     )
-    never = not highest >= HALF
+    never, beyond = not highest >= HALF, highest > TWICE
     yield Finding(
         message=f"Over the {at.steps} steps of the run, the schedule {at.recipe.training['lr_scheduler_type']} "
         + (
             f"reaches {highest:.1%} of training.learning_rate at most."
             if never
+            else f"climbs to {highest:.3g} times training.learning_rate."
+            if beyond
             else f"is under a hundredth of training.learning_rate for {low:.0%} of them."
         ),
         fix=f"Remove {written}, or give it steps that fit a run of {at.steps}.",
         where=at.where(written),
-        severity="error" if never else "warning",
+        severity="error" if never or beyond else "warning",
     )
 
 
@@ -69,6 +72,14 @@ def decay_is_over_at_once(world: World) -> None:
         "warmup_steps": 0,
         "lr_scheduler_type": "polynomial",
         "lr_scheduler_kwargs": {"power": 100},
+    }
+
+
+@schedule_stays_low.fault
+def the_least_rate_is_above_the_rate(world: World) -> None:
+    world.recipe["training"] |= {
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr": 1.0},
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
-from ftrun.checks.losses import SMOOTHED, losses_of
+from ftrun.checks.losses import SMOOTHED, losses_of, weights_of
 from ftrun.checks.stages import AtRecipe
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def dpo_setting_without_effect(at: AtRecipe) -> Iterator[Finding]:
     """Tell settings that are written with another value than their default and that nothing reads."""
     training, written = at.recipe.training, at.file.recipe.training
-    losses = losses_of(training)
+    losses, weights = losses_of(training), weights_of(training)
     reads = {
         "label_smoothing": any(loss in SMOOTHED for loss in losses),
         "discopop_tau": "discopop" in losses,
@@ -57,6 +57,16 @@ def dpo_setting_without_effect(at: AtRecipe) -> Iterator[Finding]:
             "Add a loss of the pairs (loss_type: [sigmoid, sft]), or train with method: sft.",
             at.where("training.loss_type"),
         )
+    # Another number of weights than losses is told by DPO002.
+    elif len(weights) == len(losses) > 0 and all(
+        weight == 0 for loss, weight in zip(losses, weights, strict=True) if loss != "sft"
+    ):
+        yield Finding(
+            f"training.loss_weights gives {', '.join(loss for loss in losses if loss != 'sft')} the weight 0: the "
+            "rejected answers and the reference have no effect.",
+            "Give the loss of the pairs a weight above 0, or train with method: sft.",
+            at.where("training.loss_weights"),
+        )
     dropout = (at.recipe.model.lora or {}).get("lora_dropout")
     if dropout and training["disable_dropout"]:
         yield Finding(
@@ -77,6 +87,12 @@ def smoothing_of_another_loss(world: World) -> None:
 def the_loss_of_supervised_training_alone(world: World) -> None:
     """No preference is learnt."""
     world.recipe["training"]["loss_type"] = "sft"
+
+
+@dpo_setting_without_effect.fault
+def the_pairs_have_no_weight(world: World) -> None:
+    """All weight is on supervised training."""
+    world.recipe["training"] |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.0, 1.0]}
 
 
 @dpo_setting_without_effect.fault

@@ -10,7 +10,8 @@ Source: trl#1236, axolotl#770. Warnings from 1e-4 (full) and 1e-3 (LoRA) on, err
 of less than 50 million parameters learn at higher rates and are judged at 1e-2 and 1e-1. Under 1e-6 is a
 warning (6e-7 was too low in torchtune#2254), under 1e-7 an error. DPO: warnings from 1e-5 (full) and 1e-4 (LoRA)
 on, errors at ten times that, and under 1e-7 a warning, under 1e-8 an error (trl#1236; the alignment handbook uses
-5e-7 and 5e-6, LoRA without Regret (2025) ten times the rate of full fine-tuning).
+5e-7 and 5e-6, LoRA without Regret (2025) ten times the rate of full fine-tuning). Plain gradient descent moves all
+weights together by the rate times the clipped norm at most: under 10⁻³ is a warning.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ SCALES = {
     "schedule_free_radam": 10.0,
 }
 # These take rates of orders of their own: they follow plain gradients, sums of their squares, or projections.
+SLOW_DESCENT = 1e-3
 UNJUDGED = ("sgd", "schedule_free_sgd", "adagrad", "lomo", "adalomo", "galore", "apollo")
 
 
@@ -71,6 +73,15 @@ def learning_rate_out_of_range(at: AtRecipe) -> Iterator[Finding]:
     if rate == 0:
         fix = f"Set training.learning_rate, to {usual.usual:g} with AdamW."
         yield Finding("The learning rate is 0: nothing is learnt.", fix, at.where(KEY))
+        return
+    if optimizer == "sgd" and rate < SLOW_DESCENT:
+        yield Finding(
+            f"The learning rate is {rate:g}, and sgd does not scale it by the size of gradients as AdamW does: a step "
+            f"moves all weights together by {rate * float(at.recipe.training['max_grad_norm'] or 1.0):g} at most.",
+            "Raise training.learning_rate to 0.01 or more, or set training.optim: adamw_torch.",
+            at.where(KEY),
+            severity="warning",
+        )
         return
     if optimizer.startswith(UNJUDGED):
         raise NotApplicable(f"{optimizer} takes rates of its own scale")
@@ -120,6 +131,12 @@ def a_rate_for_lora_on_a_whole_model(world: World) -> None:
 def a_rate_of_zero(world: World) -> None:
     """Nothing moves."""
     world.recipe["training"]["learning_rate"] = 0.0
+
+
+@learning_rate_out_of_range.fault
+def descent_at_the_rate_of_adamw(world: World) -> None:
+    """5e-5 with plain gradient descent."""
+    world.recipe["training"]["optim"] = "sgd"
 
 
 @learning_rate_out_of_range.fault

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
-from ftrun.checks.finding import Finding
+from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.stages import AtRecipe
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def nothing_is_saved_to_return_to(at: AtRecipe) -> Iterator[Finding]:
             fix="Set training.save_strategy to epoch, or to steps with save_steps at a tenth of the run.",
             where=at.where("training.save_strategy"),
             severity="warning" if steps > LONG else "info",
+            patch=Patch("training.save_strategy", "epoch"),
         )
 
 

@@ -49,6 +49,7 @@ def _judge_decay(at: AtRecipe) -> Iterator[Finding]:
             fix="Set training.weight_decay to 0.1 or less.",
             where=at.where("training.weight_decay"),
             severity="error" if shrinking > SHRINKING else "warning",
+            patch=Patch("training.weight_decay", 0.1),
         )
 
 

@@ -38,6 +38,8 @@ def warmup_absent(at: AtRecipe) -> Iterator[Finding]:
             message="The first step takes the whole learning rate: training.warmup_steps is 0.",
             fix="Set training.warmup_steps to 0.03, which is 3 % of the steps.",
             where=at.where("training.warmup_steps"),
+            # A schedule that would leave it out is a choice to go without.
+            patch=None if schedule in WITHOUT_WARMUP else Patch("training.warmup_steps", 0.03),
         )
     elif schedule in WITHOUT_WARMUP:
         constant = schedule == "constant"

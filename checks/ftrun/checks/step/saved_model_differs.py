@@ -28,7 +28,9 @@ PART = 0.1
 """Share of the change that may come back otherwise: half precision rounds when it is saved or computed."""
 
 
-@check("MODEL023", title="the model that is saved is the one that was trained", methods=("sft", "dpo"))
+@check(
+    "MODEL023", title="the model that is saved is the one that was trained", methods=("sft", "reward", "dpo")
+)
 def saved_model_differs(at: AtStep) -> Iterator[Finding]:
     difference, effect = made(at, "reloaded")
     if difference <= PART * effect:

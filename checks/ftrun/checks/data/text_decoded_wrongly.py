@@ -1,0 +1,78 @@
+"""Text was decoded as another encoding than the one that it was written in.
+
+Symptom: the model writes `Ã©` for é and `â€™` for an apostrophe, or � where letters were.
+Cause: UTF-8 was read as Latin-1 or Windows-1252 by an export, a scraper or a table, or bytes that could not be read
+were replaced.
+Fix: read the source again as UTF-8; text that was only read wrongly can be mended:
+`text.encode("cp1252").decode("utf-8")`.
+Prevention: name the encoding wherever a file is opened.
+Source: told are texts that become shorter and are valid UTF-8 when they are encoded as Latin-1 or Windows-1252, which
+text that was read rightly is not but by accident; and the replacement character U+FFFD. One text in a hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.examples import clip, parts_of, spread
+from ftrun.checks.finding import Finding
+from ftrun.checks.rows import SourceRows
+from ftrun.checks.stages import AtData
+from ftrun.schemas.mistake import Where
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+SAMPLE, LENGTH = 512, 2000
+ENOUGH, LEAST = 0.01, 2
+
+
+@check("DATA047", title="text is what was written", severity="warning")
+def text_decoded_wrongly(at: AtData) -> Iterator[Finding]:
+    for source in at.sources:
+        chosen = spread(len(source.examples), SAMPLE).tolist()
+        found = [(i, text) for i in chosen if (text := _wrong_text(source, i))]
+        if len(found) < max(LEAST, ENOUGH * len(chosen)):
+            continue
+        number, text = found[0]
+        yield Finding(
+            message=f"{len(found)} of {len(chosen)} rows of {source.label} that were looked at hold text that was "
+            "decoded wrongly.",
+            fix="Read the source again as UTF-8.",
+            where=Where(file=source.label, row=source.numbers[number], key=source.key),
+            evidence=(f"row {source.numbers[number]}: {clip(text, 80)}",),
+        )
+
+
+def _wrong_text(source: SourceRows, number: int) -> str:
+    """A text of an example that was decoded wrongly; nothing where there is none."""
+    for part in parts_of(source.examples[number], source.loss_on):
+        text = part.text[:LENGTH]
+        if not text.isascii() and ("\ufffd" in text or _is_utf8_read_otherwise(text)):
+            return text
+    return ""
+
+
+def _is_utf8_read_otherwise(text: str) -> bool:
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            mended = text.encode(encoding).decode("utf-8")
+        except UnicodeError:  # the text holds what that encoding does not, or is no UTF-8 in it
+            continue
+        if len(mended) < len(text):
+            return True
+    return False
+
+
+@text_decoded_wrongly.fault
+def utf8_was_read_as_latin1(world: World) -> None:
+    for row in world.rows[::4]:
+        row["completion"] = f"Voilà, très sûr: {row['completion']}".encode().decode("latin-1")
+
+
+@text_decoded_wrongly.fault
+def letters_were_replaced(world: World) -> None:
+    for row in world.rows[::4]:
+        row["completion"] = f"Voil\ufffd: {row['completion']}"
