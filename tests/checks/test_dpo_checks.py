@@ -21,6 +21,7 @@ from transformers import (
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.finding import Finding
+from ftrun.checks.stages import AtRecipe
 from ftrun.checks.testing import World, dpo_chat, dpo_full, dpo_lora
 from ftrun.runner.preflight import climb
 from ftrun.runner.tiny import TOKENIZER_FILES, locate
@@ -183,3 +184,16 @@ def test_reference_that_is_not_there(tmp_path: Path) -> None:
 def test_beta_is_patched(beta: float, tmp_path: Path) -> None:
     patch = find(dpo_full(tmp_path), {"beta": beta})["DPO001"].patch
     assert patch is not None and (patch.key, patch.value) == ("training.beta", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("losses", "weights"), [(["sigmoid"], [1.0, 2.0]), (["sigmoid", "sft"], []), ([], None)]
+)
+def test_weights_that_do_not_match_the_losses_break_no_check(
+    losses: list[str], weights: list[float] | None, tmp_path: Path
+) -> None:
+    world = dpo_full(tmp_path)
+    world.recipe["training"] |= {"loss_type": losses, "loss_weights": weights}
+    report = climb(world.write(), checks=CHECKS, upto=AtRecipe)
+    assert {finding.id for finding in report.findings} == {"DPO002"}
+    assert not [one.reason for one in report.results if "itself fails" in (one.reason or "")]

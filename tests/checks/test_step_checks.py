@@ -87,7 +87,8 @@ def test_silent_on_other_architectures(
 ) -> None:
     world = sft_full(tmp_path)
     world.recipe["model"] = {"path": save_model(config, tmp_path / "model"), "lora": lora}
-    assert look(world, *CHECKS).findings == ()
+    (finding,) = look(world, *CHECKS).findings
+    assert (finding.id, finding.severity) == ("TRAIN016", "info")  # that these weights are random is told
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -255,7 +256,7 @@ def test_packing_is_told_where_the_model_remembers_across_documents(
     world = sft_full(tmp_path)
     world.recipe["model"] = {"path": save_model(config, tmp_path / "model")}
     world.recipe["training"]["packing"] = True
-    findings = look(world, *CHECKS).findings
+    findings = [one for one in look(world, *CHECKS).findings if one.severity != "info"]
     assert [(one.id, one.severity) for one in findings] == ([("TRAIN034", severity)] if severity else [])
 
 

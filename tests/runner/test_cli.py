@@ -124,11 +124,12 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path) -> None:
 
 
 def test_preview_marks_the_trained_tokens(tmp_path: Path) -> None:
-    path = sft_full(tmp_path).write()
-    result = ftrun("preview", path, "-n", "1")
+    world = sft_full(tmp_path)
+    world.rows = world.rows[:1]
+    result = ftrun("preview", world.write())
     assert result.returncode == 0
     trained = "".join(part.partition("»")[0] for part in result.stdout.split("«")[2:])
-    assert trained.replace("·", " ") == "The lamp in room 0 is red.<|im_end|>"
+    assert trained.replace("·", " ") == "The lamp in room 0 is red.⟦<|im_end|>⟧"
 
 
 def test_preflight_shows_the_checklist(tmp_path: Path) -> None:
@@ -138,3 +139,19 @@ def test_preflight_shows_the_checklist(tmp_path: Path) -> None:
     for heading in ("Environment", "Data", "Model", "Training"):
         assert f"\n{heading}\n" in f"\n{result.stdout}"
     assert "32 rows read − 8 held out = 24 kept" in result.stdout
+
+
+def test_a_word_longer_than_a_name_of_a_file_is_no_command(tmp_path: Path) -> None:
+    result = ftrun("x" * 5000, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr and "No such command" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("init", "sft", "-o", "nowhere/sft.yaml"), ("sync", "x" * 300)], ids=["init", "sync"]
+)
+def test_a_path_that_the_system_refuses_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
+    result = ftrun(*words, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith(f"ftrun: {words[-1][:7]}")

@@ -420,3 +420,20 @@ def test_a_hub_data_set_out_of_reach_is_told_soon(tmp_path: Path) -> None:
         "nobody/nothing is no file or folder beside the recipe, and as a hub data set it cannot be read: "
     ), done.stderr
     assert read_head(Source(path="nobody/nothing"), "k", tmp_path).place == "hub"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_places_beyond_the_end_of_an_arrow_file_do_not_end_the_process(kind: str, tmp_path: Path) -> None:
+    if kind == "folder":
+        Dataset.from_dict({"text": ["abcd"] * 3}).save_to_disk(str(tmp_path / "saved"))
+        (file,) = (tmp_path / "saved").glob("*.arrow")
+    else:
+        file = tmp_path / "rows.arrow"
+        table = pa.table({"text": ["abcd"] * 3})
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    content = file.read_bytes()
+    ends = b"".join(end.to_bytes(4, "little") for end in (0, 4, 8, 12))
+    assert content.count(ends) == 1
+    file.write_bytes(content.replace(ends, ends[:-4] + (2**31 - 1).to_bytes(4, "little")))
+    assert "not" in refuse("saved" if kind == "folder" else file.name, tmp_path)

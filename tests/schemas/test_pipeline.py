@@ -271,3 +271,14 @@ def test_the_json_schema_takes_both_kinds_of_file() -> None:
     assert not is_valid(PIPELINE.replace("recipe:", "recip:"))
     assert not is_valid("name: none\nstages: {}\n")
     assert not is_valid(RECIPE.replace("method: sft", "method: sfft"))
+
+
+@pytest.mark.parametrize("recipe", [r"a\0b.yaml", "~nobody-at-all/sft.yaml", "circle"])
+def test_a_path_that_leads_nowhere_is_told_at_its_stage(tmp_path: Path, recipe: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(f'name: twice\nstages:\n  first: {{recipe: "{recipe}"}}\n', encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_pipeline(path)
+    (mistake,) = caught.value.mistakes
+    assert (mistake.kind, mistake.where.line) == ("stage_broken", 3)

@@ -12,7 +12,8 @@ from ftrun.schemas.errors import FtrunError
 def main() -> None:
     """Run the command line.
 
-    A FtrunError is one line on stderr and exit code 1; anything else is told to be ftrun's own fault.
+    A FtrunError is one line on stderr and exit code 1, and so is a path that the system refuses; anything else
+    is told to be ftrun's own fault.
     """
     # pydantic would look for plugins in the metadata of every installed package; recipes use none.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -28,6 +29,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:  # a path that is given leads nowhere
+            print(f"ftrun: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
+            sys.exit(1)
         import traceback
 
         traceback.print_exc()

@@ -2,7 +2,8 @@
 
 They are made inside the dry step, which puts back what they change, on the batch that it took and with the weights
 that it left. All but the longest batch are forward passes without gradients on a few rows: as much work as at most
-one and a half steps. None is made where the step itself failed.
+one and a half steps. Learning the batch by heart, which costs more and is asked for, is made from the start, with all
+put back. None is made where the step itself failed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ftrun.checks.stages import AtModel, Experiments, Step
+from ftrun.checks.stages import AtModel, Experiments, Learning, Step
+from ftrun.runner.learning import learn_by_heart
 from ftrun.runner.longest import try_longest
 from ftrun.runner.round_trip import reload_model, reload_tokenizer
-from ftrun.runner.trial import PREDICTS, SHORT, Batch, NotMade, count_items, need_labels, on_device
+from ftrun.runner.trial import PREDICTS, SHORT, Batch, NotMade, Weights, count_items, need_labels, on_device
 from ftrun.schemas.errors import first_line
 
 if TYPE_CHECKING:
@@ -34,13 +36,7 @@ def make_experiments(at: AtModel, step: Step) -> Experiments:
     skipped: dict[str, str] = {}
 
     def attempt(name: str, experiment: Callable[[], Result]) -> Result | None:
-        try:
-            return experiment()
-        except NotMade as why:
-            skipped[name] = str(why)
-        except Exception as error:  # a boundary: what fails here must not keep a run from starting
-            skipped[name] = f"the experiment fails with {first_line(error)}"
-        return None
+        return _attempt(name, experiment, skipped)
 
     batch = step.batch
     if step.failed is not None or batch is None:
@@ -58,10 +54,30 @@ def make_experiments(at: AtModel, step: Step) -> Experiments:
         # Last, since it moves weights.
         reloaded = attempt("reloaded", lambda: reload_model(at))
     tokenizer = attempt("tokenizer", lambda: tuple(reload_tokenizer(at)))
-    return Experiments(updated, repeated, divided, accumulated, packed, reloaded, tokenizer, longest, skipped)
+    return Experiments(
+        updated, repeated, divided, accumulated, packed, reloaded, tokenizer, longest, skipped=skipped
+    )
 
 
 _NAMES = ("updated", "repeated", "divided", "accumulated", "packed", "reloaded", "tokenizer", "longest")
+
+
+def learn_first_batch(at: AtModel, step: Step, weights: Weights, skipped: dict[str, str]) -> Learning | None:
+    """The experiment that begins where the run does, with the trained weights as they are; why it could not be
+    made goes into `skipped`."""
+    batch = step.batch
+    assert batch is not None, "a step that did not fail has a batch"
+    return _attempt("learnt", lambda: learn_by_heart(at, batch, weights), skipped)
+
+
+def _attempt(name: str, experiment: Callable[[], Result], skipped: dict[str, str]) -> Result | None:
+    try:
+        return experiment()
+    except NotMade as why:
+        skipped[name] = str(why)
+    except Exception as error:  # a boundary: what fails here must not keep a run from starting
+        skipped[name] = f"the experiment fails with {first_line(error)}"
+    return None
 
 
 def _update(at: AtModel, batch: Batch, before: float | None) -> tuple[float, float]:

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftrun.checks.stages import AtModel, AtStep, Phase, Step, widen
-from ftrun.runner.experiments import make_experiments
+from ftrun.checks.stages import AtModel, AtStep, Experiments, Phase, Step, widen
+from ftrun.runner.experiments import learn_first_batch, make_experiments
+from ftrun.runner.learning import need_learning
+from ftrun.runner.trial import NotMade, Weights, advance, collected, forward, unscale
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer
-
-Weights = Mapping[str, "torch.Tensor"]
-"""Copies, in main memory, of the weights that a step may change, by the names of the model's parameters."""
 
 
 def take_step(at: AtModel) -> AtStep:
@@ -35,17 +34,40 @@ def take_step(at: AtModel) -> AtStep:
     Exceptions of the step are recorded in it, not raised. Main memory is needed for one copy of the trained
     weights.
     """
-    trainer = at.trainer
+    step, experiments = _look(at)
+    return widen(at, AtStep, step=step, experiments=_look_from_start(at, step, experiments))
+
+
+def _look(at: AtModel) -> tuple[Step, Experiments]:
+    with _restored(at.trainer) as weights:
+        step = _step(at.trainer, weights)
+        return step, make_experiments(at, step)
+
+
+def _look_from_start(at: AtModel, step: Step, experiments: Experiments) -> Experiments:
+    """And the experiment for which nothing may have changed since the start."""
+    skipped, learnt = dict(experiments.skipped), None
+    try:
+        need_learning(at, step)
+    except NotMade as why:
+        skipped["learnt"] = str(why)
+    else:
+        with _restored(at.trainer) as weights:
+            learnt = learn_first_batch(at, step, weights, skipped)
+    return replace(experiments, learnt=learnt, skipped=skipped)
+
+
+@contextmanager
+def _restored(trainer: Trainer) -> Iterator[Weights]:
+    """All that a step changes is afterwards what it was; activations are checkpointed as in training."""
     with (
         _random_restored(),
         _trainer_restored(trainer),
         _optimizer_restored(trainer.optimizer),
         _model_restored(trainer.model, trainer.optimizer) as weights,
-        _checkpointed(trainer),
+        checkpointed(trainer),
     ):
-        step = _step(trainer, weights)
-        experiments = make_experiments(at, step)
-    return widen(at, AtStep, step=step, experiments=experiments)
+        yield weights
 
 
 def _step(trainer: Trainer, weights: Weights) -> Step:
@@ -54,13 +76,12 @@ def _step(trainer: Trainer, weights: Weights) -> Step:
     try:
         batch, items = _first_batch(trainer)
         step, phase = replace(step, batch=batch), "forward"
-        loss = _forward(trainer, batch, items)
-        step, phase = replace(step, loss=loss.item(), metrics=_collected(trainer)), "backward"
+        loss = forward(trainer, batch, items)
+        step, phase = replace(step, loss=loss.item(), metrics=collected(trainer)), "backward"
         trainer.accelerator.backward(loss)
         del loss
         phase = "update"
-        if trainer.accelerator.scaler is not None:
-            trainer.accelerator.scaler.unscale_(trainer.optimizer)
+        unscale(trainer)
         step = replace(step, gradients=_norms(trainer.model))
         reference = getattr(trainer, "ref_model", None)
         before = _sums(reference)
@@ -86,29 +107,6 @@ def _first_batch(trainer: Trainer) -> tuple[Mapping[str, Any], Any]:
     return batches[0], items
 
 
-def _forward(trainer: Trainer, batch: Mapping[str, Any], items: Any) -> torch.Tensor:
-    """The loss, by the calls of `Trainer.training_step` that lead to it."""
-    trainer.model.train()
-    if callable(getattr(trainer.optimizer, "train", None)):  # schedule-free optimizers
-        trainer.optimizer.train()
-    # TRL divides the balancing loss of a mixture of experts by it; `Trainer` sets it before each step.
-    trainer.current_gradient_accumulation_steps = 1
-    inputs = {
-        key: value.to(trainer.args.device) if hasattr(value, "to") else value for key, value in batch.items()
-    }
-    offloading = getattr(trainer, "maybe_activation_offload_context", None) or nullcontext()
-    # `accelerator.prepare` would put the autocast into the model for good.
-    with offloading, trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
-        loss: torch.Tensor = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=items)
-    return loss
-
-
-def _collected(trainer: Trainer) -> dict[str, float]:
-    """What the forward pass added to TRL's own metrics of training."""
-    metrics = getattr(trainer, "_metrics", {}).get("train", {})
-    return {name: float(values[-1]) for name, values in metrics.items() if values}
-
-
 def _sums(reference: torch.nn.Module | None) -> dict[str, int]:
     return {} if reference is None else {name: _sum_bytes(p) for name, p in reference.named_parameters()}
 
@@ -126,18 +124,9 @@ def _norms(model: torch.nn.Module) -> dict[str, float | None]:
 
 def _update(trainer: Trainer, weights: Weights) -> tuple[frozenset[str], float]:
     """Clip and step as training does; the names of the parameters that changed, and the share of elements."""
-    import torch
-
-    model, optimizer, scaler = trainer.model, trainer.optimizer, trainer.accelerator.scaler
+    model = trainer.model
     unsaved = {name: _sum_bytes(p) for name, p in model.named_parameters() if name not in weights}
-    for group in optimizer.param_groups:  # a scheduler with warmup has already set the rate to 0
-        group["lr"] = group.get("initial_lr", group["lr"])
-    if trainer.args.max_grad_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
+    advance(trainer)
     changed = {
         name for name, p in model.named_parameters() if name in unsaved and _sum_bytes(p) != unsaved[name]
     }
@@ -242,7 +231,7 @@ def _model_restored(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
 
 
 @contextmanager
-def _checkpointed(trainer: Trainer) -> Iterator[None]:
+def checkpointed(trainer: Trainer) -> Iterator[None]:
     """Activation checkpointing as `Trainer.train` turns it on: a step without it may not fit."""
     model, arguments = trainer.model, trainer.args
     if not arguments.gradient_checkpointing:

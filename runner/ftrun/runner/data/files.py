@@ -150,7 +150,12 @@ def _read_saved(path: Path, source: Source) -> FileRows:
         saved = saved[source.split]
     elif source.split != "train":
         raise DataError(f"{source.path} is one data set, which has no split {source.split}: remove `split`")
-    return FileRows(tuple(enumerate(saved.to_list(), 1)), ())
+    try:
+        saved.data.validate(full=True)  # as for an Arrow file: places beyond its end would end the process
+        rows = saved.to_list()
+    except Exception as error:  # the same boundary: what is damaged may show only where rows are read
+        raise DataError(f"{source.path} is not whole: {_first_line(error)}") from error
+    return FileRows(tuple(enumerate(rows, 1)), ())
 
 
 def _read_hub(source: Source) -> FileRows:

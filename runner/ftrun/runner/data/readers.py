@@ -238,6 +238,8 @@ def _read_arrow(path: Path) -> Iterator[Numbered]:
                 table = pyarrow.ipc.open_stream(stream).read_all()
             except pyarrow.lib.ArrowInvalid:
                 table = pyarrow.ipc.open_file(stream).read_all()
+            # Reading trusts what the file says; places beyond its end would end the process.
+            table.validate(full=True)
             yield from enumerate(table.to_pylist(), 1)
     except pyarrow.lib.ArrowException as error:
         raise DataError(f"is not an Arrow file: {error}") from error
