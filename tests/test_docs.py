@@ -21,7 +21,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 
-from ftrun.checks.catalogue import load_checks
+from ftrun.checks.catalogue import load_checks, load_guards
 from ftrun.checks.testing import HEALTHY, assert_whole
 from ftrun.runner.commands import app
 from ftrun.schemas import sections
@@ -100,7 +100,7 @@ def test_commands_are_found_where_pages_show_them() -> None:
 def test_every_check_that_is_named_exists(page: str) -> None:
     named = set(re.findall(r"\b[A-Z]{2,6}[0-9]{3}\b", PAGES[page]))
     own = set(re.findall(r'@check\("(\w+)"', PAGES[page]))
-    assert named - own <= {check.id for check in load_checks()}
+    assert named - own <= {check.id for check in (*load_checks(), *load_guards())}
 
 
 @pytest.mark.parametrize("page", PAGES)

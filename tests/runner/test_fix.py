@@ -66,6 +66,14 @@ def test_fixes_are_written_told_and_checked_again(tmp_path: Path, capsys: pytest
     assert _validate(path) == 0
     assert path.read_text() == FIXED
     printed = capsys.readouterr().out
+    diff, _, rest = printed.partition("fixed ")
+    assert diff.startswith(f"--- {path}\n+++ {path} (fixed)\n@@ ") and "\n+++" not in rest
+    changed = [line for line in diff.splitlines()[2:] if line[0] in "+-"]
+    assert (
+        "-  max_grad_norm: 0.0   # clip nothing" in changed
+        and "+  max_grad_norm: 1.0   # clip nothing" in changed
+    )
+    assert sum(line[0] == "-" for line in changed) == 1 and len(changed) == 4
     assert sorted(_lines(printed)) == [
         f"fixed {path}: data.eval {{fraction: 0.05}} added (TRAIN006)",
         f"fixed {path}: data.train.0.columns {{prompt: question, completion: answer}} added (DATA002)",
@@ -91,7 +99,7 @@ def test_every_patch_of_a_recipe_check_mends_what_it_was_found_for(tmp_path: Pat
             left = [finding for finding in after.report.findings if finding.patch is not None]
             assert not left and after.report.ok, f"{check.id} {fault.__name__}: {after.report.findings}"
             mended.add(check.id)
-    assert mended >= {"DATA002", "TRAIN002", "TRAIN005", "TRAIN006", "TRAIN008"}
+    assert mended >= {"DATA002", "TRAIN002", "TRAIN003", "TRAIN005", "TRAIN006", "TRAIN007", "TRAIN008"}
 
 
 def test_what_is_ignored_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +163,10 @@ def test_the_gravest_finding_decides_a_key(tmp_path: Path) -> None:
     report = Report(str(path), "sft", "recipe", [Result(check, "found", (mild, grave))])
     out = io.StringIO()
     assert fix_recipe(report, load_recipe(path), out=out)
-    assert out.getvalue() == f"fixed {path}: training.seed 2 added (TRAIN902)\n"
+    assert out.getvalue().splitlines()[-2:] == [
+        "+  seed: 2",
+        f"fixed {path}: training.seed 2 added (TRAIN902)",
+    ]
     assert path.read_text() == f"{RECIPE}  seed: 2\n"
 
 
@@ -209,6 +220,6 @@ def test_a_file_that_changed_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     out = io.StringIO()
     with pytest.raises(FtrunError, match="changed"):
         fix_recipe(ascent.report, ascent.at.file, out=out)
-    assert path.read_text() == f"{RECIPE}  seed: 3\n" and not out.getvalue()
+    assert path.read_text() == f"{RECIPE}  seed: 3\n" and not _lines(out.getvalue())
     with pytest.raises(FtrunError, match="changed"):
         replace_text(tmp_path / "gone.yaml", "a: 1\n", "a: 2\n")

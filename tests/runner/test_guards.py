@@ -217,7 +217,7 @@ def test_a_guard_is_whole(guard: Check) -> None:
     for heading in ("Symptom:", "Cause:", "Fix:", "Prevention:"):
         assert heading in guard.documentation
     assert guard.name == guard.module.rpartition(".")[2]
-    assert getattr(load_recipe(ROOT / "recipes" / "sft.yaml").recipe.guards, guard.name).action != "off"
+    assert getattr(load_recipe(ROOT / "recipes" / "sft.yaml").recipe.guards, guard.name).action
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_guards_change_nothing_in_a_healthy_run(make: Callable[[Path], World], t
         world = make(tmp_path / str(on))
         if not on:
             names = ("loss_not_finite", "loss_runs_away", "overfitting", "memory_ran_out")
-            world.recipe["guards"] = {name: {"action": "off"} for name in names}
+            world.recipe["guards"] = {name: {"action": False} for name in names}
         assert run(world) == 0
         assert not events(world)
         ended.append(weights(world))

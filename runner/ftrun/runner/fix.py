@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ LONGEST = 60  # characters of a value on the line that tells of its fix
 
 
 def fix_recipe(report: Report, file: RecipeFile, *, out: TextIO) -> bool:
-    """Write the patches of a recipe's findings into its file, and tell each on a line of `out`.
+    """Show what the patches of a recipe's findings change, write it into the file, and tell each on a line of `out`.
 
     What stands in a file that the recipe extends, comes from `--set` or cannot be changed by itself is told
     and left. Returns whether the file changed. Raises FtrunError where the file cannot be replaced.
@@ -40,9 +41,19 @@ def fix_recipe(report: Report, file: RecipeFile, *, out: TextIO) -> bool:
             lines.append(f"fixed {document.path}: {_change(document, patch)} ({finding.id})\n")
             text = patched
     if text != document.text:
+        out.writelines(_compare(document, text))
         replace_text(document.path, document.text, text)
     out.writelines(lines)
     return text != document.text
+
+
+def _compare(document: Document, text: str) -> Iterator[str]:
+    """The lines of a diff from the file as it is to `text`."""
+    before, after = document.text.splitlines(), text.splitlines()
+    for line in difflib.unified_diff(
+        before, after, str(document.path), f"{document.path} (fixed)", "", "", 1, ""
+    ):
+        yield f"{line}\n"
 
 
 def replace_text(path: Path, before: str, after: str) -> None:

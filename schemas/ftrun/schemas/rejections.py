@@ -166,7 +166,8 @@ def _missing_key(keys: Keys, ground: Ground) -> Mistake:
 
 def _wanted(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
-        return str(error.get("ctx", {})["expected"]).replace("'", "`")
+        # YAML reads `off` as false.
+        return str(error.get("ctx", {})["expected"]).replace("'", "`").replace("False", "`off`")
     return TYPES[error["type"]]
 
 

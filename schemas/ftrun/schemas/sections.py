@@ -169,14 +169,14 @@ class Tracking(Section):
 class LossNotFinite(Section):
     """Loss or gradients that are no numbers."""
 
-    action: Literal["off", "warn", "stop", "rollback"] = "rollback"
+    action: Literal["warn", "stop", "rollback", False] = "rollback"
     """What happens then."""
 
 
 class LossRunsAway(Section):
     """A loss that rises far above what it was, and does not come back."""
 
-    action: Literal["off", "warn", "stop", "rollback"] = "rollback"
+    action: Literal["warn", "stop", "rollback", False] = "rollback"
     """What happens then."""
 
     factor: float = Field(default=2.0, gt=1.0)
@@ -192,7 +192,7 @@ class LossRunsAway(Section):
 class Overfitting(Section):
     """A loss that rises on held-out rows while it falls on those that train."""
 
-    action: Literal["off", "warn", "stop"] = "warn"
+    action: Literal["warn", "stop", False] = "warn"
     """What happens then. `stop` ends the run as finished: with `training.load_best_model_at_end` the best weights
     are the ones that are kept."""
 
@@ -203,7 +203,7 @@ class Overfitting(Section):
 class MemoryRanOut(Section):
     """A step for which the device has not enough memory."""
 
-    action: Literal["off", "stop", "rollback"] = "rollback"
+    action: Literal["stop", "rollback", False] = "rollback"
     """`rollback` halves the micro-batch and doubles the accumulation, so that every step keeps its rows; and where
     the micro-batch is one row turns gradient checkpointing on."""
 
@@ -211,7 +211,7 @@ class MemoryRanOut(Section):
 class Guards(Section):
     """What watches the run while it trains: each guard by its name, with its thresholds and its action. `warn` says it
     and goes on; `stop` ends the run as failed; `rollback` goes back to the last good checkpoint, or to the start where
-    there is none, applies a remedy and goes on."""
+    there is none, applies a remedy and goes on; `off`, which is YAML for false, does nothing."""
 
     loss_not_finite: LossNotFinite = Field(default_factory=LossNotFinite)
     """GUARD001."""

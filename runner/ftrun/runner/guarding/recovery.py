@@ -79,11 +79,13 @@ class Recovery:
         """
         if checkpoint is not None:
             self.remedy = load_remedy(self.folder)
-        training = Training(self.at.recipe, self.at.file)
-        watch = Watch(training, load_guards(), self.tell, self.remedy.skipped)
+        actions = self.at.recipe.guards
+        guards = [one for one in load_guards() if getattr(actions, one.name).action]
+        watch = Watch(Training(self.at.recipe, self.at.file), guards, self.tell, self.remedy.skipped)
         while True:
             self.prepare(self.at)
-            watch.attach(self.at.trainer)
+            if guards:
+                watch.attach(self.at.trainer)
             self.at.trainer.add_callback(_make_callback(self))
             try:
                 self.at.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

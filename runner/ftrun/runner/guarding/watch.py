@@ -87,7 +87,7 @@ class Watch:
                     if result.check.id not in self.warned:
                         self.tell(finding, "went on", step)
                     self.warned.add(result.check.id)
-                elif action != "off":
+                else:
                     raise Alarm(finding, action, step, batches)
 
 
