@@ -1,7 +1,7 @@
 """Predicted memory of a training step against what torch's CPU allocator measures, and the closed form against both.
 
     python benchmarks/memory.py          # the table: small models, full and LoRA, checkpointed or not; and an 8B shape
-    python benchmarks/memory.py --fit    # fit the closed form's coefficients anew (a quarter of an hour)
+    python benchmarks/memory.py --fit    # fit the closed form's coefficients anew (half an hour)
 
 Nothing is downloaded: models are made of configurations, and the tokenizer is that of `tiny`.
 """
@@ -135,7 +135,8 @@ class Case:
     @property
     def load(self) -> dict[str, Any]:
         """How it is trained."""
-        lora = {**LORA, "r": 8} if self.lora else None
+        # GPT-2's linear modules hold their weights transposed.
+        lora = {**LORA, "r": 8, "fan_in_fan_out": self.kind == "gpt2"} if self.lora else None
         return {"dtype": "float32", "mixed": self.mixed, "checkpointed": self.checkpointed, "lora": lora}
 
 
@@ -276,7 +277,7 @@ def show() -> None:
 
 FITTED = ("llama", "qwen3", "gpt2")
 KINDS = (("float32", False, False), ("float32", True, True), ("bfloat16", True, True))
-SHAPES, LOADS = 6, 3
+SHAPES, LOADS = 10, 3
 
 
 def draw_config(family: str, random: np.random.Generator) -> dict[str, Any]:

@@ -12,9 +12,18 @@ from typing import Any
 import pytest
 
 from ftrun.checks.stages import AtData, AtModel
-from ftrun.checks.testing import World, dpo_full, dpo_lora, ppo_full, ppo_lora, reward_full, sft_full
+from ftrun.checks.testing import (
+    World,
+    dpo_full,
+    dpo_lora,
+    ppo_full,
+    ppo_lora,
+    reward_full,
+    reward_lora,
+    sft_full,
+)
 from ftrun.runner.plan.closed import Load, predict_parts
-from ftrun.runner.plan.footprint import count_step
+from ftrun.runner.plan.footprint import count_step, models_of
 from ftrun.runner.plan.prediction import prepare_prediction
 from ftrun.runner.plan.rows import longest_rows
 from ftrun.runner.plan.shape import read_shape
@@ -47,10 +56,16 @@ def build(world: World) -> AtData:
     return at
 
 
-@pytest.mark.parametrize("make", [dpo_full, dpo_lora, reward_full, ppo_full, ppo_lora])
+@pytest.mark.parametrize("make", [dpo_full, dpo_lora, reward_full, reward_lora, ppo_full, ppo_lora])
 def test_every_method_has_a_prediction(tmp_path: Path, make: Any) -> None:
     at = build(make(tmp_path))
-    found = prepare_prediction(at, tmp_path / "trainer", cuda=False).predict(2, accumulate=False)
+    prediction = prepare_prediction(at, tmp_path / "trainer", cuda=False)
+    for model in models_of(
+        prediction.trainer
+    ).values():  # a copy with a mode of its own corrupts torch's memory
+        parameters: list[Any] = list(model.parameters())
+        assert all(p.fake_mode is prediction.rigs[0].mode for p in parameters)
+    found = prediction.predict(2, accumulate=False)
     names = {"ppo": ["policy", "value"], "reward": ["model"], "dpo": ["model"]}[at.recipe.method]
     reference = ["reference"] if at.recipe.method != "reward" and at.recipe.model.lora is None else []
     assert list(found.models) == names + reference

@@ -110,7 +110,7 @@ def _count(rig: Weightless, at: AtData, rows: int, *, keep: bool, cuda: bool) ->
     for group in trainer.optimizer.param_groups:
         if cuda and group.get("foreach") is None and "foreach" in group and not group.get("fused"):
             group["foreach"] = True  # torch's choice on a GPU
-    whole = at.recipe.model.attention in FLASH or _is_whole(batch)
+    whole = at.recipe.model.attention in FLASH or (bool(batch) and _is_whole(batch))
     packed = "position_ids" in batch and at.recipe.model.attention not in FLASH
     scored = _count_scored(batch) if cuda else None
     with ExitStack() as stack:

@@ -142,8 +142,9 @@ def _memory(found: Memory) -> Iterator[str]:
         "optimizer": found.optimizer,
         "gradients": found.gradients,
         "activations for the backward pass": found.activations,
-        "logits and what soon goes": found.other,
+        "logits and what soon goes" if found.activations else "activations and logits": found.other,
     }
+    parts = {name: size for name, size in parts.items() if size}
     width = max(len(name) for name in parts)
     for name, size in parts.items():
         yield f"  {name:<{width}}  {_size(size):>10}"

@@ -119,6 +119,7 @@ def is_eight_bit(optim: str) -> bool:
 def _without_weights(layers: int | None, depths: list[int]) -> Iterator[None]:
     """Inside, models are made of their configurations alone."""
     import torch
+    from torch._subclasses.fake_tensor import FakeTensor
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     with ExitStack() as stack:
@@ -126,6 +127,7 @@ def _without_weights(layers: int | None, depths: list[int]) -> Iterator[None]:
             stack.enter_context(replaced(auto, "from_pretrained", _maker(auto, layers, depths)))
         # A fake tensor is where it is: moving one between devices would need the memory that it has not.
         stack.enter_context(replaced(torch.nn.Module, "to", _stay))
+        stack.enter_context(replaced(FakeTensor, "__deepcopy__", _copy_tensor))
         for module in ("ftrun.runner.model", "ftrun.runner.methods.ppo"):
             merging = importlib.import_module(module)
             stack.enter_context(
@@ -169,6 +171,20 @@ def is_uniform(config: Any) -> bool:
         getattr(text, "first_k_dense_replace", 0) or getattr(text, "mlp_only_layers", None)
     )
     return len(kinds) == 1 and not has_dense_start
+
+
+def _copy_tensor(tensor: Any, memo: dict[int, Any]) -> Any:
+    """A copy of a fake tensor. Torch's own copies its mode too, and leaves memory corrupted (seen with torch 2.13:
+    PPO's reference and PEFT's `modules_to_save` are copies)."""
+    import torch
+
+    if id(tensor) not in memo:
+        copy = tensor.detach().clone()
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        memo[id(tensor)] = (
+            torch.nn.Parameter(copy, requires_grad=tensor.requires_grad) if is_parameter else copy
+        )
+    return memo[id(tensor)]
 
 
 def _stay(module: Any, *args: Any, **kwargs: Any) -> Any:
