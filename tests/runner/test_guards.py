@@ -107,6 +107,29 @@ def test_a_rate_that_destroys_the_model_is_lowered_from_the_last_good_state(
         torch.testing.assert_close(weight, twin, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_follows_the_evaluation_is_trained_and_lowered(tmp_path: Path, schedule: str) -> None:
+    for rate, told in ((1e-4, 0), (1e20, 1)):
+        world = sft_full(tmp_path / f"{rate}")
+        world.recipe["training"] |= {"learning_rate": rate, "lr_scheduler_type": schedule, "warmup_steps": 0}
+        world.recipe["training"] |= {
+            "max_steps": 6,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
+            "logging_steps": 1,
+        }
+        world.recipe["training"] |= {"metric_for_best_model": "eval_loss", "save_strategy": "no"}
+        world.recipe["data"]["eval"] = {"fraction": 0.25}
+        world.recipe["guards"] = {"learning_rate_factor": 1e-24}
+        assert run(world) == 0
+        assert len(events(world)) == told
+        journal = read_journal(world.folder / "runs" / "healthy-1" / "metrics.jsonl")
+        rates = [
+            one.metrics["train/learning_rate"] for one in journal if "train/learning_rate" in one.metrics
+        ]
+        assert 0 < rates[-1] < 1e-3
+
+
 def test_a_run_stops_where_rollbacks_do_not_help(tmp_path: Path) -> None:
     world = sft_full(tmp_path)
     world.recipe["training"] |= {"learning_rate": 1e25, "warmup_steps": 0, "max_steps": 6}

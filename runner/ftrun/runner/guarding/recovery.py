@@ -210,17 +210,25 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
 
 
 def apply(remedy: Remedy, trainer: Trainer) -> None:
-    """Change what a trainer begins with. A checkpoint that was written since the last rollback has the lower rate in
-    it already: the rate is set from the recipe's own."""
+    """Change what a trainer begins with; without a remedy, nothing.
+
+    A checkpoint that was written since the last rollback has the lower rate in it already: the rate is set from the
+    recipe's own. A schedule that keeps no rates to start from goes on from the optimizer's, and may have lowered it.
+    """
     if remedy.max_grad_norm is not None:
         before = trainer.args.max_grad_norm or math.inf
         trainer.args.max_grad_norm = min(before, remedy.max_grad_norm)
-    schedule = trainer.lr_scheduler
-    known: Sequence[float] = schedule.base_lrs
-    factor = remedy.learning_rate_factor * trainer.args.learning_rate / max(known)
-    if math.isclose(factor, 1.0):
+    if remedy.learning_rate_factor == 1.0:
         return
+    schedule, groups = trainer.lr_scheduler, trainer.optimizer.param_groups
+    highest = trainer.args.learning_rate * remedy.learning_rate_factor
+    known: Sequence[float] | None = getattr(schedule, "base_lrs", None)
+    if known is None:
+        for group in groups:
+            group["lr"] = min(group["lr"], highest)
+        return
+    factor = highest / max(known)
     schedule.base_lrs = [rate * factor for rate in known]
-    for group in trainer.optimizer.param_groups:
+    for group in groups:
         group["lr"] *= factor
         group["initial_lr"] *= factor
