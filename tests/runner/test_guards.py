@@ -17,7 +17,7 @@ from ftrun.checks.catalogue import load_checks, load_guards
 from ftrun.checks.check import Check
 from ftrun.checks.engine import run_checks
 from ftrun.checks.testing import World, dpo_full, ppo_full, reward_full, sft_full, sft_lora
-from ftrun.checks.training import AtEvaluation, AtUpdate, Evaluation, Update
+from ftrun.checks.training import AtEvaluation, AtUpdate, Evaluation, History, Update
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.run import run_recipe
 from ftrun.runner.tiny import locate
@@ -250,7 +250,9 @@ def test_a_guard_is_whole(guard: Check) -> None:
 def test_the_thresholds_of_a_loss_that_runs_away(sets: tuple[str, ...], found: bool) -> None:
     file = load_recipe(ROOT / "recipes" / "sft.yaml", [f"guards.loss_runs_away.{one}" for one in sets])
     losses = [1.0] * 30 + [3.5] * 10
-    at = AtUpdate(resolve(file.recipe), file, [Update(i + 1, loss, 1.0) for i, loss in enumerate(losses)])
+    at = AtUpdate(
+        resolve(file.recipe), file, History(Update(i + 1, loss, 1.0) for i, loss in enumerate(losses))
+    )
     (guard,) = (one for one in load_guards() if one.name == "loss_runs_away")
     (result,) = run_checks((guard,), at, method="sft", ignore={})
     assert (result.verdict == "found") == found

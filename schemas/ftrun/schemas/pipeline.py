@@ -19,7 +19,8 @@ from ftrun.schemas.overrides import FILE as COMMAND_LINE
 from ftrun.schemas.overrides import overridden, set_over
 from ftrun.schemas.references import stages_named
 from ftrun.schemas.rejections import Ground, mistakes_of
-from ftrun.schemas.sections import NAME, BaseRecipe, Section, Tracking
+from ftrun.schemas.section import Section
+from ftrun.schemas.sections import NAME, BaseRecipe, Tracking
 from ftrun.schemas.shapes import homes_of
 from ftrun.schemas.spelling import nearest
 

@@ -22,12 +22,12 @@ from ftrun.checks.training import AtUpdate
 
 @check("GUARD001", title="loss and gradients are numbers")
 def loss_not_finite(at: AtUpdate) -> Iterator[Finding]:
-    now = at.updates[-1]
+    *before, now = at.updates.last(2)
     if math.isfinite(now.loss) and math.isfinite(now.gradient_norm):
         return
-    before = f"; the loss of the step before was {at.updates[-2].loss:.4g}" if len(at.updates) > 1 else ""
+    known = f"; the loss of the step before was {before[0].loss:.4g}" if before else ""
     yield Finding(
-        f"At step {now.step} the loss is {now.loss:.4g} and the norm of its gradient {now.gradient_norm:.4g}{before}.",
+        f"At step {now.step} the loss is {now.loss:.4g} and the norm of its gradient {now.gradient_norm:.4g}{known}.",
         "Lower training.learning_rate tenfold and clip gradients with training.max_grad_norm: 0.5.",
         at.where("training.learning_rate"),
     )

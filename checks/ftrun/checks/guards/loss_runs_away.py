@@ -23,11 +23,10 @@ from ftrun.checks.training import AtUpdate
 def loss_runs_away(at: AtUpdate) -> Iterator[Finding]:
     settings = at.recipe.guards.loss_runs_away
     window = settings.window
-    losses = [update.loss for update in at.updates]
-    if len(losses) < 2 * window:
+    if len(at.updates) < 2 * window:
         raise NotApplicable(f"before step {2 * window} there is nothing to compare with")
-    best = min(median(losses[end - window : end]) for end in range(window, len(losses) - window + 1))
-    now = median(losses[-window:])
+    best = at.updates.lowest_median(window)
+    now = median(update.loss for update in at.updates.last(window))
     if now > best + settings.rise and now > best * settings.factor:
         yield Finding(
             f"Over the last {window} steps the loss is {now:.4g} in the median; it was {best:.4g} before.",

@@ -85,7 +85,7 @@ class Recovery:
         while True:
             self.prepare(self.at)
             if guards:
-                watch.attach(self.at.trainer)
+                watch.attach(self.at)
             self.at.trainer.add_callback(_make_callback(self))
             try:
                 self.at.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

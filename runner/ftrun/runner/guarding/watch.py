@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 from ftrun.checks.check import Check
 from ftrun.checks.engine import run_checks
 from ftrun.checks.finding import Finding
-from ftrun.checks.training import AtEvaluation, AtUpdate, Evaluation, Training, Update
+from ftrun.checks.stages import AtModel
+from ftrun.checks.training import AtEvaluation, AtUpdate, Evaluation, History, Training, Update
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer, TrainerCallback
-
-KEPT = 10_000
-"""Updates that guards look back on."""
 
 
 class Alarm(Exception):
@@ -53,33 +51,32 @@ class Watch:
     skipped: set[int] = field(default_factory=set)
     """Steps, from 1, that are made without their rows: they are to blame for an alarm."""
 
-    updates: list[Update] = field(default_factory=list)
+    updates: History = field(default_factory=History)
     evaluations: list[Evaluation] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)
 
-    def attach(self, trainer: Trainer) -> None:
+    def attach(self, at: AtModel) -> None:
         """Watch a trainer that has not begun to train."""
-        self.updates.clear()
+        self.updates = History()
         self.evaluations.clear()
-        reader = _Reader(trainer, self.skipped)
-        trainer.add_callback(_make_callback(self, reader))
+        at.trainer.add_callback(_make_callback(self, _Reader(at.trainer, self.skipped)))
 
     def note_update(self, update: Update, batches: Sequence[Any]) -> None:
         """Ask the guards of updates. Raises Alarm."""
         self.updates.append(update)
-        del self.updates[:-KEPT]
         at = AtUpdate(self.training.recipe, self.training.file, self.updates)
-        self._ask(at, update.step, batches)
+        self.ask(at, update.step, batches)
 
     def note_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Ask the guards of evaluations. Raises Alarm."""
         since = self.evaluations[-1].step if self.evaluations else 0
-        losses = [update.loss for update in self.updates if update.step > since]
+        losses = [update.loss for update in self.updates.last(step - since) if update.step > since]
         if losses:
             self.evaluations.append(Evaluation(step, metrics, fmean(losses)))
-            self._ask(AtEvaluation(self.training.recipe, self.training.file, self.evaluations), step, ())
+            self.ask(AtEvaluation(self.training.recipe, self.training.file, self.evaluations), step)
 
-    def _ask(self, at: Training, step: int, batches: Sequence[Any]) -> None:
+    def ask(self, at: Training, step: int, batches: Sequence[Any] = ()) -> None:
+        """Ask the guards that wait for this stage, behind a step that `batches` were of. Raises Alarm."""
         for result in run_checks(self.guards, at, method=self.training.recipe.method, ignore={}):
             action = getattr(self.training.recipe.guards, result.check.name).action
             for finding in result.findings:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ftrun.schemas.sections import BaseRecipe, Model, PairData, Section
+from ftrun.schemas.section import Section
+from ftrun.schemas.sections import BaseRecipe, Model, PairData
 
 
 class DpoModel(Model):

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ftrun.schemas.sections import BaseRecipe, PromptData, Section
+from ftrun.schemas.section import Section
+from ftrun.schemas.sections import BaseRecipe, PromptData
 
 
 class TooLong(Section):

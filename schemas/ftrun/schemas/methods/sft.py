@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ftrun.schemas.sections import BaseRecipe, Data, Section
+from ftrun.schemas.section import Section
+from ftrun.schemas.sections import BaseRecipe, Data
 
 
 class SftData(Data):
