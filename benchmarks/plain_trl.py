@@ -219,5 +219,7 @@ def _key(text: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    """The first line that says something, without colours and without the folders of this machine."""
+    plain = re.sub(r"(?<!\w)/(?:[^\s/]+/)+", "…/", re.sub(r"\x1b\[[\d;]*m", "", text))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return lines[0] if lines else "no text"

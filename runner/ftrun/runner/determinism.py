@@ -1,0 +1,32 @@
+"""`deterministic:` of a recipe: whether torch may take algorithms whose results differ from run to run."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+WORKSPACE, FLASH = "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"
+
+
+def settle_determinism(asked: Literal["auto"] | bool, *, on_gpu: bool) -> None:
+    """Set torch, cuDNN, cuBLAS and flash attention as a recipe asks, before the first model is loaded.
+
+    Sources: https://docs.pytorch.org/docs/stable/notes/randomness.html for the algorithms and the workspaces of
+    cuBLAS; transformers reads the variable of flash attention, whose backward pass adds up in any order without it.
+    Not set are CUDA_LAUNCH_BLOCKING, which makes every kernel wait and decides nothing, and the filling of new
+    tensors, which costs time and hides what reads them.
+    """
+    import torch
+
+    if asked == "auto" and on_gpu:
+        os.environ.setdefault(WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(False)
+        return
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(asked is not False, warn_only=asked == "auto")
+    torch.backends.cudnn.deterministic = asked is True
+    if asked is True:
+        torch.backends.cudnn.benchmark = False
+        os.environ.update({WORKSPACE: ":4096:8", FLASH: "1"})
+    elif asked is False:
+        os.environ.pop(FLASH, None)
