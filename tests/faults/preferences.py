@@ -7,6 +7,7 @@ from typing import Any
 from tests.faults.materials import copy_model, make_scorer
 from tests.faults.plants import Fault, PlainRun
 
+from ftrun.checks.model.score_depends_on_batch import the_last_column_is_scored
 from ftrun.checks.stages import AtModel
 from ftrun.checks.testing import World, dpo_full, reward_full
 
@@ -342,17 +343,6 @@ W009 = Fault(
 )
 
 
-@W009.planted(reward_full, told="RM005", at="model", note="No recipe can bring a model that does so.")
-def the_last_column_is_scored(world: World) -> None:
-    def damage(at: Any) -> Any:
-        score = at.model.score
-
-        class Pool(type(score)):  # type: ignore[misc]
-            def forward(self, states: Any) -> Any:
-                scores = super().forward(states)
-                return scores[:, -1:].expand_as(scores)
-
-        score.__class__ = Pool
-        return at
-
-    world.after(AtModel, damage)
+W009.planted(reward_full, told="RM005", at="model", note="No recipe can bring a model that does so.")(
+    the_last_column_is_scored
+)

@@ -74,7 +74,7 @@ def test_a_row_that_cannot_be_computed_is_named_and_left_out(tmp_path: Path) -> 
         torch.isfinite(weight).all() for weight in weights(world).values() if weight.abs().max() < 1e38
     )
     remedy = json.loads((world.folder / "runs" / "healthy-1" / "remedy.json").read_text())
-    assert remedy == {"learning_rate_factor": 1.0, "max_grad_norm": None, "skipped": [told[0]["step"]]}
+    assert remedy["skipped"] == [told[0]["step"]] and remedy["learning_rate_factor"] == 1.0
     # The bad step is made without its rows: the weights behind it are those before it, to the last bit.
     step = told[0]["step"]
     before, behind = (
@@ -273,8 +273,7 @@ def test_guards_change_nothing_in_a_healthy_run(make: Callable[[Path], World], t
     for on in (True, False):
         world = make(tmp_path / str(on))
         if not on:
-            names = ("loss_not_finite", "loss_runs_away", "overfitting", "memory_ran_out")
-            world.recipe["guards"] = {name: {"action": False} for name in names}
+            world.recipe["guards"] = {guard.name: {"action": False} for guard in load_guards()}
         assert run(world) == 0
         assert not events(world)
         ended.append(weights(world))

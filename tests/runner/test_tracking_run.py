@@ -231,6 +231,17 @@ def test_a_closed_port_costs_nothing_and_loses_nothing(uri: str, closed_port: st
     assert list_artifacts(uri, moved)["ftrun/note.txt"] == b"kept"
 
 
+def test_a_line_that_a_full_disk_cut_short_is_not_waited_for(
+    uri: str, closed_port: str, tmp_path: Path
+) -> None:
+    with begin(closed_port, tmp_path) as run:
+        run.log(1, {"loss": 0.5})
+        run.finish("FINISHED", 0.1)
+    with (tmp_path / "metrics.jsonl").open("ab") as journal:
+        journal.write(b'{"step": 2, "time": 17')
+    assert send_pending(tmp_path, uri).startswith("The record is in MLflow")
+
+
 def test_a_server_that_never_answers_holds_nothing_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         run = begin(f"http://127.0.0.1:{deaf.getsockname()[1]}", tmp_path)

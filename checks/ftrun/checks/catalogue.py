@@ -39,6 +39,11 @@ def load_checks(upto: str = "step") -> tuple[Check, ...]:
     return tuple(by_id[id] for id in sorted(by_id))
 
 
+def load_failures(upto: str = "step") -> tuple[Check, ...]:
+    """Of the checks up to a stage, those that say why a stage cannot be built."""
+    return tuple(one for one in load_checks(upto) if one.stage.__name__.endswith("Failed"))
+
+
 def load_guards() -> tuple[Check, ...]:
     """The checks that run while a recipe trains, in the order of their ids."""
     return tuple(sorted(_in_package("ftrun.checks.guards"), key=lambda one: one.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,3 +43,9 @@ class Finding:
     id: str = ""
     ignored: str | None = None
     """The recipe's reason for ignoring this finding; it is reported and stops nothing."""
+
+    since: int | None = None
+    """Of a guard: the first update that is not to be trusted, where it is not the last one."""
+
+    table: tuple[Mapping[str, Any], ...] = ()
+    """Of a guard: rows worth seeing, by column. They go into the record as a table."""

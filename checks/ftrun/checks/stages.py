@@ -295,7 +295,13 @@ class ModelFailed(AtData):
     error: Exception
 
 
-Wider = TypeVar("Wider")
+Wider = TypeVar("Wider", bound=AtRecipe)
+
+
+def narrow(at: AtRecipe, stage: type[Wider], **changed: Any) -> Wider:
+    """The stage before `at`, as another one is built on it: what `at` knew then, but for what is changed."""
+    names = [one.name for one in fields(stage)]
+    return stage(**{name: getattr(at, name) for name in names} | changed)
 
 
 def widen(at: AtRecipe, stage: type[Wider], **added: Any) -> Wider:

@@ -7,10 +7,12 @@ A guard is a check whose stage is one of these. What happens when it finds somet
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from ftrun.checks.fed import Fed, Spreads
+from ftrun.checks.norms import Norms, Usual
 from ftrun.schemas.load import RecipeFile
 from ftrun.schemas.mistake import Where
 from ftrun.schemas.sections import BaseRecipe
@@ -29,6 +31,9 @@ class Update:
     gradient_norm: float
     """Before clipping."""
 
+    left_out: bool = False
+    """The optimizer made no step: float16's scale was too large for the gradients, and has been halved."""
+
 
 class History:
     """The updates since the start or the last rollback. What is asked of it costs the same after ten steps and after a
@@ -38,6 +43,8 @@ class History:
 
     def __init__(self, updates: Iterable[Update] = ()) -> None:
         self._kept: list[Update] = []
+        self._usual: list[Usual | None] = []
+        self._norms = Norms()
         self._gone = 0
         self._lowest: dict[int, tuple[float, int]] = {}
         for update in updates:
@@ -46,8 +53,10 @@ class History:
     def append(self, update: Update) -> None:
         """Add the update that was made last."""
         self._kept.append(update)
+        self._usual.append(self._norms.note(update.gradient_norm))
         if len(self._kept) == 2 * self.KEPT:
             del self._kept[: self.KEPT]
+            del self._usual[: self.KEPT]
             self._gone += self.KEPT
 
     def __len__(self) -> int:
@@ -56,6 +65,14 @@ class History:
     def last(self, count: int) -> list[Update]:
         """The last `count` updates, or as many as there are; of more than KEPT at least those."""
         return self._kept[max(0, len(self._kept) - count) :]
+
+    def usual(self, count: int) -> list[Usual | None]:
+        """What the norms of gradients were before each of the last `count` updates."""
+        return self._usual[max(0, len(self._usual) - count) :]
+
+    def last_below(self, loss: float) -> int | None:
+        """The last step of those kept whose loss was at most this."""
+        return next((update.step for update in reversed(self._kept) if update.loss <= loss), None)
 
     def lowest_median(self, window: int) -> float:
         """The lowest median loss of `window` steps in a row, those in the last `window` steps left out; infinite where
@@ -115,3 +132,56 @@ class AtFailure(Training):
     error: BaseException
     step: int
     """Steps that were made."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AtBatches(Training):
+    """When the batches of an update have come from the data loader."""
+
+    update: Fed
+    """What these batches hold."""
+
+    epoch: Fed
+    """What was fed since the epoch began, or since the run was resumed in it; this update included."""
+
+    data: Spreads
+    """What the rows of the data stage hold."""
+
+    name_untaught: Callable[[], tuple[str, ...]]
+    """Names the rows of this update that train nothing."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What the model says of a question whose answer it knew before training."""
+
+    question: str
+    answer: str
+    before: float
+    """Mean log-probability of the answer's tokens before training, in nats."""
+
+    now: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AtProbe(Training):
+    """When the model has been asked what it knew before training."""
+
+    recalls: Sequence[Recall]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AtSilence(Training):
+    """When nothing has been heard of training for a while."""
+
+    seconds: float
+    """Since the last sign of life."""
+
+    longest: float
+    """Seconds between two signs of life at most, before this silence."""
+
+    doing: str
+    """What is under way: `a step`, `the first step`, `an evaluation`, `a checkpoint`."""
+
+    frames: tuple[str, ...] = ()
+    """Where the main thread is, the innermost last."""

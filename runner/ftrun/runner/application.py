@@ -44,7 +44,7 @@ app = typer.Typer(
     ),
     epilog=(
         "Exit codes: 0 done · 1 the run failed · 2 invalid recipe or usage · 3 preflight found errors · "
-        "130 interrupted, checkpoint saved"
+        "4 a reproduction differs · 130 interrupted, checkpoint saved"
     ),
 )
 
@@ -56,6 +56,13 @@ class Format(StrEnum):
     json = "json"
     sarif = "sarif"
     github = "github"
+
+
+class Form(StrEnum):
+    """How anything but a report is written: for people, or for programs."""
+
+    text = "text"
+    json = "json"
 
 
 class Stage(StrEnum):

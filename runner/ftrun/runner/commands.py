@@ -1,7 +1,8 @@
 """The commands: what each is called, what it takes, and which function does its work.
 
-Those that run and check are here, those that look at things and use results in `ftrun.runner.looking`. Nothing heavy
-is imported: a command imports its own module when it runs, so `ftrun validate` never waits for torch.
+Those that run and check are here, those that look at things and use results in `ftrun.runner.looking`, those of
+`ftrun recipes` in `ftrun.runner.sharing.commands`. Nothing heavy is imported: a command imports its own module when it
+runs, so `ftrun validate` never waits for torch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ftrun.runner.application import CHECK, RUN, Fix, Format, Ignores, Recipe, ReportFormat, Sets, Stage, app
+from ftrun.runner.application import (
+    CHECK,
+    RUN,
+    USE,
+    Fix,
+    Format,
+    Ignores,
+    Recipe,
+    ReportFormat,
+    Sets,
+    Stage,
+    app,
+)
 from ftrun.runner.looking import looking
+from ftrun.runner.sharing.commands import sharing
 
 __all__ = ["app"]
 
@@ -144,3 +158,4 @@ def _reasons(ids: list[str] | None) -> Mapping[str, str]:
 
 
 app.add_typer(looking)
+app.add_typer(sharing, name="recipes", rich_help_panel=USE)

@@ -60,3 +60,17 @@ def make_callback(interruption: Interruption) -> TrainerCallback:
             return control
 
     return StopWhenAsked()
+
+
+def make_end(step: int) -> TrainerCallback:
+    """A callback that ends training after a step, whatever is left of the schedule."""
+    from transformers import TrainerCallback
+
+    class EndThere(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
+        def on_step_end(
+            self, args: Any, state: Any, control: TrainerControl, **kwargs: Any
+        ) -> TrainerControl:
+            control.should_training_stop |= state.global_step >= step
+            return control
+
+    return EndThere()

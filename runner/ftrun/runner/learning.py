@@ -13,8 +13,7 @@ from ftrun.runner.trial import (
     Weights,
     advance,
     ask,
-    count_items,
-    forward,
+    differentiate,
     unscale,
 )
 
@@ -73,7 +72,7 @@ def learn_by_heart(at: AtModel, batch: Batch, weights: Weights) -> Learning:
         losses=losses,
         evaluated=(start, end),
         accuracy=None if at.recipe.method == "sft" else (before[accuracy], after[accuracy]),
-        moved=_distance(trainer, weights),
+        moved=measure_distance(trainer, weights),
         floor=answer_floor(batch) if at.recipe.method == "sft" else 0.0,
         own=None if other is None else (own[0], own[1]),
         exchanged=None if other is None else (exchanged[0], exchanged[1]),
@@ -84,8 +83,7 @@ def learn_by_heart(at: AtModel, batch: Batch, weights: Weights) -> Learning:
 def _train(trainer: Trainer, batch: Batch) -> float:
     """One step of training; its loss."""
     trainer.optimizer.zero_grad()
-    loss = forward(trainer, batch, count_items(trainer, batch))
-    trainer.accelerator.backward(loss)
+    loss = differentiate(trainer, batch)
     unscale(trainer)
     advance(trainer)
     if trainer.accelerator.scaler is not None:
@@ -102,7 +100,7 @@ def _cost(at: AtModel, loss: float, metrics: dict[str, float]) -> float:
     return -metrics["logps/chosen"] if at.recipe.method == "dpo" else loss
 
 
-def _distance(trainer: Trainer, weights: Weights) -> float:
+def measure_distance(trainer: Trainer, weights: Weights) -> float:
     """How far the weights are from `weights`, as a share of the norm of these."""
     moved = total = 0.0
     named: dict[str, Any] = dict(trainer.model.named_parameters())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ftrun.checks.stages import AtModel, LongestBatch
-from ftrun.runner.trial import NotMade, count_items, need_labels, on_device
+from ftrun.runner.trial import NotMade, differentiate, need_labels
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -52,11 +51,4 @@ def longest_rows(trainer: Trainer, count: int) -> list[dict[str, Any]]:
 
 def run_rows(trainer: Trainer, rows: list[dict[str, Any]]) -> None:
     """A forward and a backward pass on rows, in the mode that training has."""
-    trainer.model.train()
-    batch = trainer.data_collator(rows)
-    offloading = getattr(trainer, "maybe_activation_offload_context", None) or nullcontext()
-    with offloading, trainer.accelerator.autocast():
-        loss = trainer.compute_loss(
-            trainer.model, on_device(trainer, batch), num_items_in_batch=count_items(trainer, batch)
-        )
-    trainer.accelerator.backward(loss)
+    differentiate(trainer, trainer.data_collator(rows))

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ftrun.runner.application import LOOK, USE, Format, Recipe, Sets, Stage
+from ftrun.runner.application import LOOK, USE, Form, Recipe, Sets, Stage
 
 looking = typer.Typer()
 
-TextOrJson = Annotated[Format, typer.Option("--format", "-f", help="text or json.")]
+TextOrJson = Annotated[Form, typer.Option("--format", "-f", help="How it is written.")]
 ResultName = Annotated[
     str,
     typer.Argument(
@@ -25,6 +25,14 @@ ResultName = Annotated[
 Base = Annotated[
     str | None,
     typer.Option("--base", metavar="PATH", help="The base model, where it is not the one that is recorded."),
+]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder, MLflow's id or the start of one, a run's name, or a recipe's name: its newest run.",
+        show_default=False,
+    ),
 ]
 Store = Annotated[
     str | None,
@@ -57,7 +65,7 @@ def plan(
         ),
     ] = None,
     set: Sets = None,
-    format: TextOrJson = Format.text,
+    format: TextOrJson = Form.text,
 ) -> None:
     """Show what a run would do: settings and where each is from, rows, steps, schedule, checkpoints, memory."""
     from ftrun.runner.plan.memory import read_size
@@ -89,8 +97,57 @@ def preview(
 
 
 @looking.command(rich_help_panel=LOOK)
+def runs(
+    output: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUTPUT]", help="The folder that the runs and their store are in.", show_default=False
+        ),
+    ] = None,
+    uri: Store = None,
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", metavar="NAME", help="Only the runs of this experiment.")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every run, not only the newest 20.")] = False,
+    format: TextOrJson = Form.text,
+) -> None:
+    """List the runs of a store, the newest first: how they stand, their loss, their held-out figure."""
+    from ftrun.runner.story.listing import list_runs
+
+    if output is not None and uri is not None:
+        raise typer.BadParameter("OUTPUT and --uri both name a store: give one of them")
+    raise typer.Exit(list_runs(output, uri, experiment, all, format.value))
+
+
+@looking.command(rich_help_panel=LOOK)
+def show(run: RunName, uri: Store = None, format: TextOrJson = Form.text) -> None:
+    """Tell the story of a run: what it is, its curves, its guards, why it failed, what to do next."""
+    from ftrun.runner.story.show import show_run
+
+    raise typer.Exit(show_run(run, uri, format.value))
+
+
+@looking.command(rich_help_panel=LOOK)
+def diff(
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A recipe's file, or a run as for `ftrun show`.", show_default=False
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    uri: Store = None,
+    format: TextOrJson = Form.text,
+) -> None:
+    """Lay two recipes, two runs, or one of each side by side: settings, data, environment, curves, results."""
+    from ftrun.runner.story.comparison import compare_things
+
+    raise typer.Exit(compare_things(a, b, uri, format.value))
+
+
+@looking.command(rich_help_panel=LOOK)
 def checks(
-    format: TextOrJson = Format.text,
+    format: TextOrJson = Form.text,
 ) -> None:
     """List the checks: id, severity, stage, and what is right when they pass."""
     from ftrun.runner.explain import list_checks
@@ -168,3 +225,40 @@ def export(
 
     kind = None if dtype is None else dtype.value
     raise typer.Exit(write(result, destination, dtype=kind, base=base, force=force, uri=uri))
+
+
+@looking.command(rich_help_panel=USE)
+def reproduce(
+    run: RunName,
+    check: Annotated[
+        bool, typer.Option("--check", help="Tell what has changed since, and train nothing.")
+    ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, metavar="N", help="Only the first N steps; the schedule stays."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FOLDER", help="Where rows and models lie here, if not where they were."
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on with rows or models of another content.")
+    ] = False,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install", help="Do it with the packages of the record, in an environment of their own."
+        ),
+    ] = False,
+    uri: Store = None,
+    format: TextOrJson = Form.text,
+) -> None:
+    """Repeat a run from its record and prove it equal bit for bit, or say where and why it first differs."""
+    from ftrun.runner.printing.text import make_console
+    from ftrun.runner.record.reproduction import Wish
+    from ftrun.runner.record.reproduction import reproduce as repeat
+
+    wish = Wish(check, steps, data, anyway, install, format.value)
+    raise typer.Exit(repeat(run, wish, uri=uri, out=make_console(), err=make_console(stderr=True)))

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.stages import AtData
+from ftrun.runner.checkpoints import list_checkpoints
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
 from ftrun.runner.preflight import report_mistakes
 from ftrun.runner.printing.text import print_findings, print_report
@@ -41,7 +42,6 @@ from ftrun.runner.run import (
     find_checkpoint,
     make_run_folder,
     run_file,
-    whole_checkpoints,
 )
 from ftrun.runner.tracking.delivered import read_delivered
 from ftrun.runner.tracking.git import describe_git
@@ -231,8 +231,8 @@ def _choose_home(
     """The run folder of a stage and the checkpoint to go on from: where it was interrupted, if it can go on
     there, else a new folder."""
     begun = read_results(folder).get(stage.name) if course.resume else None
-    if begun is not None and begun.key == key and whole_checkpoints(begun.folder):
-        return begun.folder, find_checkpoint(begun.folder, file)
+    if begun is not None and begun.key == key and list_checkpoints(begun.folder):
+        return begun.folder, find_checkpoint(begun.folder, file, course.err)
     if begun is not None and begun.folder.exists():
         reason = (
             "it left no checkpoint" if begun.key == key else "its recipe, data, models or packages changed"

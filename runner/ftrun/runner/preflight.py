@@ -186,9 +186,13 @@ def _build(
         return AtRecipe(resolve(file.recipe), file, _look_at_sources(file))
     assert at is not None
     if stage is AtEnvironment:
+        from ftrun.runner.determinism import settle_determinism
         from ftrun.runner.environment import inspect_machine
 
-        return cast(AtRecipe, widen(at, AtEnvironment, machine=inspect_machine(Path(at.recipe.output))))
+        machine = inspect_machine(Path(at.recipe.output))
+        if machine.torch_error is None:
+            settle_determinism(at.recipe.deterministic, on_gpu=bool(machine.devices))
+        return cast(AtRecipe, widen(at, AtEnvironment, machine=machine))
     method = importlib.import_module(f"ftrun.runner.methods.{at.recipe.method}")
     if stage is AtData:
         with _garbage_left():

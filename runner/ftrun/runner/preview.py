@@ -29,16 +29,20 @@ def preview_recipe(recipe: Path, *, rows: int, sets: Sequence[str], html: Path |
 
     With `html`, they are written there instead, as a page.
     """
-    from ftrun.checks.catalogue import load_checks
+    from ftrun.checks.catalogue import load_failures
 
     require_training("preview")
     settle_libraries()
     silence_bars()
     with tempfile.TemporaryDirectory(prefix="ftrun-") as folder:
         # Only what makes rows impossible is of interest here: a preview shows doubtful rows too.
-        checks = [check for check in load_checks("data") if check.stage.__name__.endswith("Failed")]
         ascent = ascend(
-            recipe, checks=checks, folder=lambda file: Path(folder), sets=sets, upto=AtData, needed=AtData
+            recipe,
+            checks=load_failures("data"),
+            folder=lambda file: Path(folder),
+            sets=sets,
+            upto=AtData,
+            needed=AtData,
         )
     at = ascent.at
     if not isinstance(at, AtData):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ftrun.checks.check import Check
@@ -48,7 +50,7 @@ def rehearse(
             ignore=ignore,
             upto=last,
             needed=last if scratch is not None else AtRecipe,
-            announce=lambda name, stage=stage: announce(f"{name} of {stage.name}"),  # type: ignore[misc]
+            announce=partial(_announce, announce, stage),
         )
         if scratch is not None and isinstance(ascent.at, AtData):
             models[stage.name] = str(write_stand_in(ascent.at, scratch / stage.name))
@@ -57,11 +59,24 @@ def rehearse(
         gc.collect()  # the model goes before the next is loaded: two may not fit
 
 
+def _announce(announce: Callable[[str], None], stage: StageFile, name: str) -> None:
+    announce(f"{name} of {stage.name}")
+
+
 def write_stand_in(at: AtData, folder: Path) -> Path:
     """A model folder without weights: what a stage's model will be as far as rows are concerned."""
     from transformers import GenerationConfig
 
-    at.model_config.save_pretrained(folder)
+    config = at.model_config
+    if (
+        at.recipe.method == "reward"
+    ):  # the head of one score, which the stage puts where the language head was
+        config = deepcopy(config)
+        config.num_labels = 1
+        config.architectures = [
+            name.replace("ForCausalLM", "ForSequenceClassification") for name in config.architectures or ()
+        ]
+    config.save_pretrained(folder)
     at.tokenizer.save_pretrained(folder)
     GenerationConfig(eos_token_id=sorted(at.stop_ids)).save_pretrained(folder)
     return folder

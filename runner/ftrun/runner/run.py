@@ -7,31 +7,28 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import import_module, metadata
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import yaml
 from rich.console import Console
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.report import Report
 from ftrun.checks.stages import AtModel
-from ftrun.runner import interruption, progress
-from ftrun.runner.data.digest import digest_rows, digest_source
+from ftrun.runner import checkpoints, interruption, progress
+from ftrun.runner.data.digest import digest_rows
 from ftrun.runner.guarding.events import Events
 from ftrun.runner.guarding.recovery import Recovery
 from ftrun.runner.interruption import Interruption, watch_signals
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
-from ftrun.runner.page import write_page
 from ftrun.runner.preflight import ascend_file, report_mistakes
 from ftrun.runner.printing.text import print_report
+from ftrun.runner.record import ladder
+from ftrun.runner.record.folder import DIGEST_FILE, list_datasets, log_record, make_tags, write_record
 from ftrun.runner.reuse import STATE_FILE
-from ftrun.runner.samples import choose_samples
 from ftrun.runner.tracking.callback import make_callback
-from ftrun.runner.tracking.git import describe_git
-from ftrun.runner.tracking.ledger import TrackedData
 from ftrun.runner.tracking.run import TrackedRun
 from ftrun.runner.tracking.secrets import redact_text
 from ftrun.runner.tracking.store import resolve_uri
@@ -39,7 +36,8 @@ from ftrun.schemas.errors import RecipeError, RunError, first_line
 from ftrun.schemas.load import RecipeFile, load_recipe
 from ftrun.schemas.resolve import digest, resolve
 
-DIGEST_FILE = "recipe.sha256"
+FULL = 64_000_000
+"""Bytes left on a disk that is called full: some files of a checkpoint may still have fitted."""
 
 DONE, INVALID, NOT_READY, INTERRUPTED = 0, 2, 3, 130
 
@@ -62,6 +60,9 @@ class Site:
 
     tags: Mapping[str, str] = field(default_factory=dict)
     """Further tags of the MLflow run."""
+
+    last_step: int | None = None
+    """The step after which the run ends, without changing its schedule: no model is kept of it then."""
 
 
 def run_recipe(
@@ -88,7 +89,7 @@ def run_recipe(
     site = Site()
     if resume:
         folder = find_newest_run(file)
-        site = Site(folder, find_checkpoint(folder, file))
+        site = Site(folder, find_checkpoint(folder, file, err))
     return run_file(file, site, ignore=ignore, out=out, err=err)
 
 
@@ -150,28 +151,19 @@ def find_newest_run(file: RecipeFile) -> Path:
     return max(runs, key=_number)
 
 
-def find_checkpoint(folder: Path, file: RecipeFile) -> Path:
-    """The last checkpoint in a run folder of the recipe.
+def find_checkpoint(folder: Path, file: RecipeFile, err: Console) -> Path:
+    """The last good checkpoint in a run folder of the recipe; those that are passed over are told.
 
-    Raises RunError where there is no checkpoint, or where the recipe has changed since: a changed rate or
+    Raises RunError where there is none, or where the recipe has changed since: a changed rate or
     batch would be dropped in silence, since the checkpoint's own state wins.
     """
-    kept = folder / DIGEST_FILE
-    if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != digest(resolve(file.recipe)):
+    kept, own = folder / DIGEST_FILE, digest(resolve(file.recipe))
+    if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != own:
         raise RunError(
             f"the recipe is not the one that {folder.name} ran with, kept in {folder / 'recipe.resolved.yaml'}; "
             "a run is resumed with the same settings, or started anew without --resume"
         )
-    whole = whole_checkpoints(folder)
-    if not whole:
-        raise RunError(f"{folder} holds no checkpoint to resume from")
-    return max(whole, key=_number)
-
-
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run folder that were written to their end."""
-    # The trainer writes this file last, so a checkpoint that was cut short lacks it.
-    return [one.parent for one in folder.glob("checkpoints/checkpoint-*/trainer_state.json")]
+    return checkpoints.find_good_checkpoint(folder, own, lambda told: err.print(told, style="yellow"))
 
 
 def _number(folder: Path) -> int:
@@ -179,47 +171,73 @@ def _number(folder: Path) -> int:
 
 
 def _train(at: AtModel, report: Report, site: Site, folder: Path, out: Console, err: Console) -> int:
+    origin = checkpoints.Origin(
+        digest(at.recipe), digest_rows(at.train), at.recipe.training["save_only_model"]
+    )
+    if site.checkpoint is not None:
+        checkpoints.require_rows(site.checkpoint, origin.rows)
     uri = resolve_uri(at.recipe.tracking.uri, Path(at.recipe.output))
     stop = Interruption()
+    checkpoint = site.checkpoint
+    record = write_record(at, report, folder, checkpoint)
     run = TrackedRun.start(
         uri,
         at.recipe.tracking.experiment or at.recipe.name,
         site.name or folder.name,
         folder,
         params=at.recipe.model_dump(mode="json"),
-        tags={**_tags(at, report, folder), **site.tags},
-        datasets=_datasets(at),
-        artifacts=_write_record(at, report, folder),
+        tags={**make_tags(at, report, folder), **site.tags},
+        datasets=list_datasets(at),
         parent=site.parent,
     )
-    checkpoint = site.checkpoint
+    log_record(run, folder, record)
     begun = "" if checkpoint is None else f", going on from {checkpoint.name}"
     err.print(f"training {folder.name}: {at.steps:,} steps{begun}", style="dim")
     events = Events(run, folder, err)
 
     def prepare(at: AtModel) -> None:
-        for callback in (make_callback(run), progress.make_callback(err), interruption.make_callback(stop)):
-            at.trainer.add_callback(callback)
+        at.trainer.add_callback(checkpoints.make_callback(at.trainer, origin))
+        at.trainer.add_callback(make_callback(run))
+        at.trainer.add_callback(progress.make_callback(err, events.count))
+        at.trainer.add_callback(interruption.make_callback(stop))
+        at.trainer.add_callback(ladder.make_callback(run, folder))
+        if site.last_step is not None:
+            at.trainer.add_callback(interruption.make_end(site.last_step))
 
     with run, watch_signals(stop):
         try:
-            at = Recovery(at, folder, events.tell, prepare).train(checkpoint)
+            at = Recovery(at, folder, events, prepare).train(checkpoint)
         except RunError:
             raise
         except (
             Exception
         ) as error:  # the build boundary of training: torch, TRL and drivers raise what they like
-            (folder / "error.txt").write_text(redact_text(traceback.format_exc()), encoding="utf-8")
-            run.log_artifact(folder / "error.txt")
-            raise RunError(
-                f"training stopped with {first_line(error)} at step {at.trainer.state.global_step}; "
-                f"the traceback is in {folder / 'error.txt'}"
-            ) from error
+            raise RunError(_explain(error, at.trainer.state.global_step, run, folder)) from error
         if stop.asked:
             return _leave(at, run, folder, out)
-        _finish(at, run, folder, out)
+        if site.last_step is None or site.last_step >= at.steps:
+            _finish(at, run, folder, out)
         out.print(run.finish("FINISHED"))
     return DONE
+
+
+def _explain(error: Exception, step: int, run: TrackedRun, folder: Path) -> str:
+    """What a run that broke off tells: what happened, where the traceback is, and what is left to go on from."""
+    checkpoints.remove_unfinished(folder)  # on a full disk this makes room for what is written now
+    parts = [f"training stopped with {first_line(error)} at step {step}"]
+    if (free := shutil.disk_usage(folder).free) < FULL:
+        parts.append(f"the disk of {folder} is full, with {free / 1e6:.1f} MB left")
+    try:
+        (folder / "error.txt").write_text(redact_text(traceback.format_exc()), encoding="utf-8")
+        run.log_artifact(folder / "error.txt")
+        parts.append(f"the traceback is in {folder / 'error.txt'}")
+    except OSError as why:
+        parts.append(f"the traceback cannot be written: {why}")
+    if kept := checkpoints.list_checkpoints(folder):
+        parts.append(
+            f"checkpoint-{max(kept)} is kept: once the cause is gone, the same command with --resume goes on"
+        )
+    return "; ".join(parts)
 
 
 def _leave(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> int:
@@ -237,6 +255,7 @@ def _finish(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
     at.trainer.save_model(str(model))
     # A pickle of the arguments, which no one should have to load, with any token in clear.
     (model / "training_args.bin").unlink(missing_ok=True)
+    ladder.conclude_ladder(run, folder)
     method = import_module(f"ftrun.runner.methods.{at.recipe.method}")
     step = at.trainer.state.global_step
     began = time.monotonic()
@@ -260,54 +279,3 @@ def _tell(name: str, value: float, rows: int) -> str:
     if name.endswith(("match", "generated", "generated_before")):
         return f"{shown}: {value:.1%} of {rows} held-out rows"
     return f"{shown}: {value:.1%}" if name.endswith("accuracy") else f"{shown}: {value:.4g}"
-
-
-def _tags(at: AtModel, report: Report, folder: Path) -> dict[str, str]:
-    warned = any(finding.severity == "warning" for finding in report.findings)
-    return {
-        "ftrun.version": metadata.version("ftrun"),
-        "ftrun.kind": "run",
-        "ftrun.method": at.recipe.method,
-        "ftrun.recipe.name": at.recipe.name,
-        "ftrun.recipe.digest": digest(at.recipe),
-        "ftrun.tokens.digest": digest_rows(at.train),
-        "ftrun.preflight": "warn" if warned else "pass",
-        "ftrun.folder": str(folder),
-        **describe_git(at.file.folder),
-        **at.recipe.tracking.tags,
-    }
-
-
-def _datasets(at: AtModel) -> list[TrackedData]:
-    tracked = []
-    for count in at.counts:
-        source = next(one for one in at.sources if one.label == count.label)
-        context = "training" if count.split == "train" else "eval"
-        tracked.append(
-            TrackedData(
-                name=source.label,
-                source=source.label,
-                digest=digest_source(source, at.file.folder),
-                rows=count.kept,
-                context=cast(Any, context),
-            )
-        )
-    return tracked
-
-
-def _write_record(at: AtModel, report: Report, folder: Path) -> list[Path]:
-    """Write what describes the run into its folder: recipe as written and resolved, preflight report, a few rows."""
-    written = folder / "recipe.yaml"
-    written.write_text(redact_text(at.file.documents[0].text), encoding="utf-8")
-    resolved = folder / "recipe.resolved.yaml"
-    text = yaml.safe_dump(at.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    resolved.write_text(redact_text(text), encoding="utf-8")
-    (folder / DIGEST_FILE).write_text(f"{digest(at.recipe)}\n", encoding="utf-8")
-    checked = folder / "preflight.json"
-    data = report.as_data() | {"rows": [asdict(count) for count in at.counts]}
-    checked.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
-    record = [written, resolved, checked]
-    if at.recipe.tracking.preview:
-        record.append(folder / "preview.html")
-        write_page(record[-1], at.recipe.name, choose_samples(at, 1), at.tokenizer)
-    return record

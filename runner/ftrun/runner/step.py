@@ -39,7 +39,7 @@ def take_step(at: AtModel) -> AtStep:
 
 
 def _look(at: AtModel) -> tuple[Step, Experiments]:
-    with _restored(at.trainer) as weights:
+    with restored(at.trainer) as weights, checkpointed(at.trainer):
         step = _step(at.trainer, weights)
         return step, make_experiments(at, step)
 
@@ -52,20 +52,19 @@ def _look_from_start(at: AtModel, step: Step, experiments: Experiments) -> Exper
     except NotMade as why:
         skipped["learnt"] = str(why)
     else:
-        with _restored(at.trainer) as weights:
+        with restored(at.trainer) as weights, checkpointed(at.trainer):
             learnt = learn_first_batch(at, step, weights, skipped)
     return replace(experiments, learnt=learnt, skipped=skipped)
 
 
 @contextmanager
-def _restored(trainer: Trainer) -> Iterator[Weights]:
-    """All that a step changes is afterwards what it was; activations are checkpointed as in training."""
+def restored(trainer: Trainer) -> Iterator[Weights]:
+    """All that a step changes is afterwards what it was."""
     with (
         _random_restored(),
         _trainer_restored(trainer),
         _optimizer_restored(trainer.optimizer),
         _model_restored(trainer.model, trainer.optimizer) as weights,
-        checkpointed(trainer),
     ):
         yield weights
 
@@ -82,10 +81,10 @@ def _step(trainer: Trainer, weights: Weights) -> Step:
         del loss
         phase = "update"
         unscale(trainer)
-        step = replace(step, gradients=_norms(trainer.model))
+        step = replace(step, gradients=measure_gradients(trainer.model))
         reference = getattr(trainer, "ref_model", None)
         before = _sums(reference)
-        changed, share = _update(trainer, weights)
+        changed, share = update(trainer, weights)
         drifted = frozenset(name for name, value in _sums(reference).items() if value != before[name])
         return replace(step, changed=changed, changed_share=share, reference_changed=drifted)
     except Exception as error:  # a build boundary: whatever the step raises is what the checks report
@@ -111,7 +110,8 @@ def _sums(reference: torch.nn.Module | None) -> dict[str, int]:
     return {} if reference is None else {name: _sum_bytes(p) for name, p in reference.named_parameters()}
 
 
-def _norms(model: torch.nn.Module) -> dict[str, float | None]:
+def measure_gradients(model: torch.nn.Module) -> dict[str, float | None]:
+    """The norm of the gradient of each trainable parameter, by its name; None where there is none."""
     import torch
 
     named = [(name, p.grad) for name, p in model.named_parameters() if p.requires_grad]
@@ -122,7 +122,7 @@ def _norms(model: torch.nn.Module) -> dict[str, float | None]:
     return {name: None if grad is None else next(norms) for name, grad in named}
 
 
-def _update(trainer: Trainer, weights: Weights) -> tuple[frozenset[str], float]:
+def update(trainer: Trainer, weights: Weights) -> tuple[frozenset[str], float]:
     """Clip and step as training does; the names of the parameters that changed, and the share of elements."""
     model = trainer.model
     unsaved = {name: _sum_bytes(p) for name, p in model.named_parameters() if name not in weights}

@@ -61,6 +61,13 @@ def forward(trainer: Trainer, batch: Batch, items: Any) -> torch.Tensor:
     return loss
 
 
+def differentiate(trainer: Trainer, batch: Batch) -> torch.Tensor:
+    """The loss of a batch that is a step of its own; its gradients are added to those of the parameters."""
+    loss = forward(trainer, batch, count_items(trainer, batch))
+    trainer.accelerator.backward(loss)
+    return loss
+
+
 def unscale(trainer: Trainer) -> None:
     """Take the scale of float16 off the gradients."""
     if trainer.accelerator.scaler is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,189 @@ class MemoryRanOut(Section):
     the micro-batch is one row turns gradient checkpointing on."""
 
 
+class EvaluationNotFinite(Section):
+    """A loss on held-out rows that is no number."""
+
+    action: Literal["warn", "stop", "rollback", False] = "warn"
+    """What happens then."""
+
+
+class WeightsNotFinite(Section):
+    """Weights that are no numbers, although loss and gradients were."""
+
+    action: Literal["warn", "stop", "rollback", False] = "rollback"
+    """What happens then."""
+
+
+class FrozenWeightsMove(Section):
+    """Weights that change although they are not trained: the base under adapters, the reference, a reward model."""
+
+    action: Literal["warn", "stop", "rollback", False] = "stop"
+    """What happens then."""
+
+
+class GradientsVanishInLayers(Section):
+    """Trained layers that are given no gradient, next to none, or far too much; or that do not move."""
+
+    action: Literal["warn", "stop", False] = "warn"
+    """What happens then."""
+
+    ratio: float = Field(default=1e4, gt=1.0)
+    """How many times smaller or larger a layer's gradient is than the median of the others of its stack."""
+
+    looks: int = Field(default=3, ge=2, le=20)
+    """In how many looks in a row; there are about a hundred in a run, and at least ten steps between two."""
+
+
+class LossDoesNotFall(Section):
+    """A loss that stays where it began."""
+
+    action: Literal["warn", "stop", False] = "warn"
+    """What happens then."""
+
+    steps: int = Field(default=100, ge=20)
+    """Updates behind warmup before it is judged; and not before a quarter of the run."""
+
+    fall: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """The smallest fall that counts, as a share of the loss at the start."""
+
+
+class GradientNormSpikes(Section):
+    """Gradients that are far larger than usual, where the run suffers from it."""
+
+    action: Literal["warn", "stop", "rollback", False] = "warn"
+    """What happens then."""
+
+    factor: float = Field(default=10.0, gt=1.0)
+    """How many times the usual norm a spike is at least."""
+
+    count: int = Field(default=10, ge=2, le=100)
+    """Spikes in 100 steps that are a finding where the loss does not fall meanwhile."""
+
+
+class KnowledgeForgotten(Section):
+    """What the model knew before training and no longer does. Not for reward models, which have no words."""
+
+    action: Literal["warn", "stop", False] = "warn"
+    """What happens then."""
+
+    probe: Annotated[str, Field(min_length=1)] | None = None
+    """A jsonl file of prompts and completions that the model is to go on knowing, relative to this file. Absent:
+    questions of general knowledge that come with ftrun."""
+
+    every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Steps between two looks, besides those before and after training. `auto`: as many as cost at most 2 % of the
+    run, counted in tokens; where that is none, the model is not asked."""
+
+    loss: float = Field(default=1.0, gt=0.0)
+    """How far the mean log-probability of known answers may fall below its start, in nats per token."""
+
+
+class BatchesUnlikeData(Section):
+    """A data loader that feeds other rows, or trains other tokens of them, than the data stage counted."""
+
+    action: Literal["warn", "stop", False] = "stop"
+    """What happens then."""
+
+    tolerance: float = Field(default=0.02, ge=0.0, lt=1.0)
+    """By what share the tokens that are fed, those that are trained, and the answers that end may be fewer or more
+    than any such rows have together. A row that trains nothing, where all rows do, is told at once."""
+
+
+class RunStalls(Section):
+    """No sign of life for a long time."""
+
+    action: Literal["warn", "stop", False] = "warn"
+    """What happens then. Either way, what every thread is doing is written to `stalled.txt` in the run folder; `stop`
+    then ends the run as failed."""
+
+    minutes: float = Field(default=10.0, gt=0.0)
+    """How long a step may take, where none has taken longer than a fifth of it. The first step, an evaluation and a
+    checkpoint may take six times as long."""
+
+
+class FarFromReference(Section):
+    """A policy that has gone far from its reference, by KL(policy ‖ reference) of an answer: in DPO at each
+    evaluation, in PPO in three rollouts in a row."""
+
+    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "raise_kl"
+    """What happens at the limit. `raise_kl` raises PPO's coefficient in flight, and goes back with a higher one where
+    that has not helped within ten rollouts; in DPO it is `rollback`, which goes back with a higher beta."""
+
+    warn_at: float = Field(default=25.0, gt=0.0)
+    """Nats of an answer at which it is told once, whatever the action; over 100 tokens in proportion."""
+
+    limit: float = Field(default=100.0, gt=0.0)
+    """Nats of an answer that are too many; over 100 tokens in proportion."""
+
+    target_factor: float = Field(default=4.0, gt=1.0)
+    """With `training.kl_target`: how many times the target is too many; half of that is told."""
+
+
+class RewardsAllAlike(Section):
+    """Rewards that do not tell answers apart (PPO)."""
+
+    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
+    """What happens then."""
+
+    deviation: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """The part of their first deviation under which scores are all alike, where the score is not above its start."""
+
+
+class AnswersRepeat(Section):
+    """Answers that repeat themselves while the score is above that of the start (PPO)."""
+
+    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
+    """What happens then."""
+
+    unique_words: float = Field(default=0.5, gt=0.0, le=1.0)
+    """The share of different words, in stretches of 50, under which an answer repeats itself."""
+
+
+class LengthRunsAway(Section):
+    """Answers that grow until they are cut off (PPO)."""
+
+    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
+    """What happens then."""
+
+    ended: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """The part of the share that came to an end at the start under which too few do."""
+
+
+class EntropyCollapses(Section):
+    """A policy that has stopped trying anything while something is left to gain (PPO)."""
+
+    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
+    """What happens then."""
+
+    entropy: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """The part of the entropy at the start that is too little."""
+
+
+class RewardModelsDisagree(Section):
+    """Reward models of an ensemble that disagree more and more (PPO)."""
+
+    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
+    """What happens then."""
+
+    factor: float = Field(default=2.0, gt=1.0)
+    """How many times as much as at the start is too much."""
+
+
+class RewardWithoutGain(Section):
+    """A score that rises where it trains and falls on held-out prompts, or a distance that buys no score (PPO)."""
+
+    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
+    """What happens then."""
+
+    evaluations: int = Field(default=2, ge=1)
+    """How many evaluations in a row have to fall."""
+
+    kl: float = Field(default=10.0, gt=0.0)
+    """Nats of an answer, beyond lost entropy, that a score which was there before may cost; for answers of over 100
+    tokens in proportion."""
+
+
 class Guards(Section):
     """What watches the run while it trains: each guard by its name, with its thresholds and its action. `warn` says it
     and goes on; `stop` ends the run as failed; `rollback` goes back to the last good checkpoint, or to the start where
@@ -68,6 +251,54 @@ class Guards(Section):
     memory_ran_out: MemoryRanOut = Field(default_factory=MemoryRanOut)
     """GUARD009."""
 
+    gradients_vanish_in_layers: GradientsVanishInLayers = Field(default_factory=GradientsVanishInLayers)
+    """GUARD008."""
+
+    evaluation_not_finite: EvaluationNotFinite = Field(default_factory=EvaluationNotFinite)
+    """GUARD015."""
+
+    frozen_weights_move: FrozenWeightsMove = Field(default_factory=FrozenWeightsMove)
+    """GUARD016."""
+
+    loss_does_not_fall: LossDoesNotFall = Field(default_factory=LossDoesNotFall)
+    """GUARD017."""
+
+    gradient_norm_spikes: GradientNormSpikes = Field(default_factory=GradientNormSpikes)
+    """GUARD018."""
+
+    weights_not_finite: WeightsNotFinite = Field(default_factory=WeightsNotFinite)
+    """GUARD020."""
+
+    knowledge_forgotten: KnowledgeForgotten = Field(default_factory=KnowledgeForgotten)
+    """GUARD004."""
+
+    batches_unlike_data: BatchesUnlikeData = Field(default_factory=BatchesUnlikeData)
+    """GUARD006."""
+
+    run_stalls: RunStalls = Field(default_factory=RunStalls)
+    """GUARD010."""
+
+    far_from_reference: FarFromReference = Field(default_factory=FarFromReference)
+    """GUARD005."""
+
+    rewards_all_alike: RewardsAllAlike = Field(default_factory=RewardsAllAlike)
+    """GUARD007."""
+
+    answers_repeat: AnswersRepeat = Field(default_factory=AnswersRepeat)
+    """GUARD011."""
+
+    length_runs_away: LengthRunsAway = Field(default_factory=LengthRunsAway)
+    """GUARD012."""
+
+    entropy_collapses: EntropyCollapses = Field(default_factory=EntropyCollapses)
+    """GUARD013."""
+
+    reward_models_disagree: RewardModelsDisagree = Field(default_factory=RewardModelsDisagree)
+    """GUARD014."""
+
+    reward_without_gain: RewardWithoutGain = Field(default_factory=RewardWithoutGain)
+    """GUARD019."""
+
     rollbacks: int = Field(default=3, ge=0)
     """How often a run may go back before it stops."""
 
@@ -76,3 +307,7 @@ class Guards(Section):
 
     max_grad_norm: float = Field(default=0.5, gt=0.0)
     """What gradients are clipped to after such a rollback, where they were not clipped to less."""
+
+    kl_coef_factor: float = Field(default=4.0, gt=1.0)
+    """What PPO's `kl_coef`, or DPO's `beta`, is multiplied by where the policy goes astray; a coefficient of 0 becomes
+    0.05."""

@@ -1,6 +1,7 @@
 """The layers of a recipe: what `extends:` names lies under the file, what `--set` says lies over it.
 
-Mappings merge key by key; lists, values and null replace what lies under them.
+Mappings merge key by key; lists, values and null replace what lies under them. A base is a file, or `team:NAME@VERSION`
+of a catalogue.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ftrun.schemas.mistake import Mistake, Where
 from ftrun.schemas.nodes import Keys, dotted
 
 MAX_FILES = 100
+TEAM = "team:"
 DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 KINDS = (("path", Path.is_dir), ("reference", Path.is_dir), ("chat_template", Path.is_file))
 """The paths of `model:`, and how one of a file beside the recipe is known."""
@@ -33,12 +35,13 @@ class Layer:
 @dataclass(frozen=True)
 class Layers:
     """A recipe and all that it extends, merged. `complete` is false where a base could not be read: keys may
-    be missing then that the recipe has."""
+    be missing then that the recipe has. `team` holds the addresses of bases of a catalogue."""
 
     merged: Layer
     documents: tuple[Document, ...]
     mistakes: tuple[Mistake, ...]
     complete: bool
+    team: tuple[str, ...] = ()
 
 
 def read_layers(path: Path) -> Layers:
@@ -48,7 +51,9 @@ def read_layers(path: Path) -> Layers:
     reading.documents[path.resolve()] = document
     merged = reading.layer(document, (path.resolve(),))
     mistakes = [mistake for one in reading.documents.values() for mistake in one.mistakes]
-    return Layers(merged, tuple(reading.documents.values()), (*mistakes, *reading.mistakes), reading.complete)
+    mistakes += reading.mistakes
+    team = tuple(dict.fromkeys(reading.team))
+    return Layers(merged, tuple(reading.documents.values()), tuple(mistakes), reading.complete, team)
 
 
 def place(origins: Mapping[Keys, Where], keys: Keys, file: str) -> Where:
@@ -96,16 +101,20 @@ class _Reading:
         self.layers: dict[Path, Layer] = {}
         self.mistakes: list[Mistake] = []
         self.complete = True
+        self.team: list[str] = []
+        self.pulled: set[Path] = set()
 
     def layer(self, document: Document, chain: tuple[Path, ...]) -> Layer:
         """A document with its bases under it. `chain`: the files that led here, itself the last."""
         tree = {key: value for key, value in document.tree.items() if key != "extends"}
         folder = document.path.parent
         if folder.resolve() != self.home.resolve():
-            tree = relocated(tree, folder, self.home)
+            tree = relocated(tree, folder, None if document.path in self.pulled else self.home)
         under = Layer()
         for name, where in self.bases(document):
-            under = laid_over(self.base(folder / name, where, chain), under)
+            is_team = name.startswith(TEAM)
+            base = self.of_team(name, where) if is_team else self.base(folder / name, where, chain)
+            under = laid_over(base, under)
         return laid_over(Layer(tree, document.positions), under)
 
     def bases(self, document: Document) -> list[tuple[str, Where]]:
@@ -142,6 +151,19 @@ class _Reading:
             self.layers[real] = self.layer(document, (*chain, real))
         return self.layers[real]
 
+    def of_team(self, address: str, where: Where) -> Layer:
+        """A base of a catalogue, whose own files lie in the cache."""
+        from ftrun.schemas.bundle import BundleError  # these two are imported only where they are asked for
+        from ftrun.schemas.catalogue import locate_base
+
+        self.team.append(address)
+        try:
+            path = locate_base(address, self.home)
+        except BundleError as error:
+            return self.broken(str(error), where, error.fix)
+        self.pulled.add(path)
+        return self.base(path, where, ())
+
     def unread(self, error: RecipeError, where: Where) -> Layer:
         """A base that is no recipe is told at the line that names it, one that is not YAML at its own."""
         for mistake in error.mistakes:
@@ -171,8 +193,9 @@ def _shown(path: Path, home: Path) -> str:
     return Path(os.path.relpath(path, home.resolve())).as_posix()
 
 
-def relocated(tree: dict[str, Any], folder: Path, home: Path) -> dict[str, Any]:
-    """The tree of a file in `folder` with its relative paths as a file in `home` would write them.
+def relocated(tree: dict[str, Any], folder: Path, home: Path | None) -> dict[str, Any]:
+    """The tree of a file in `folder` with its relative paths as a file in `home` would write them; absolute where
+    there is no home.
 
     Ids of the hub look like relative paths; only what shows itself to be a path is rewritten: it exists from
     `folder`, begins with `./` or `../`, or, for data, ends as data files do.
@@ -190,10 +213,39 @@ def relocated(tree: dict[str, Any], folder: Path, home: Path) -> dict[str, Any]:
         for key in ("train", "eval"):
             if isinstance(sources := data.get(key), list):
                 data[key] = [_moved_source(source, folder, home) for source in sources]
+    if isinstance(reward := tree.get("reward"), dict):
+        tree["reward"] = _moved_reward(reward, folder, home)
+    if isinstance(value := tree.get("value"), dict) and "path" in value:
+        tree["value"] = {**value, "path": _moved_folder(value["path"], folder, home)}
+    if isinstance(guards := tree.get("guards"), dict):
+        asked = guards.get("knowledge_forgotten")
+        if isinstance(asked, dict) and isinstance(name := asked.get("probe"), str):
+            moved = {**asked, "probe": _moved(name, folder, home)}
+            tree["guards"] = {**guards, "knowledge_forgotten": moved}
     return tree
 
 
-def _moved_source(source: Any, folder: Path, home: Path) -> Any:
+def _moved_reward(reward: dict[str, Any], folder: Path, home: Path | None) -> dict[str, Any]:
+    reward = dict(reward)
+    if isinstance(models := reward.get("models"), list):
+        reward["models"] = [_moved_folder(one, folder, home) for one in models]
+    if isinstance(functions := reward.get("functions"), list):
+        reward["functions"] = [_moved_function(one, folder, home) for one in functions]
+    return reward
+
+
+def _moved_function(function: Any, folder: Path, home: Path | None) -> Any:
+    """`file.py:name` with the file moved; `module:name` as it is."""
+    place, colon, name = function.rpartition(":") if isinstance(function, str) else ("", "", "")
+    return f"{_moved(place, folder, home)}{colon}{name}" if place.endswith(".py") else function
+
+
+def _moved_folder(name: Any, folder: Path, home: Path | None) -> Any:
+    is_path = isinstance(name, str) and (_is_dotted(name) or _holds(Path.is_dir, folder / name))
+    return _moved(name, folder, home) if is_path else name
+
+
+def _moved_source(source: Any, folder: Path, home: Path | None) -> Any:
     if not isinstance(source, dict) or not isinstance(name := source.get("path"), str):
         return source
     if _is_dotted(name) or name.endswith(DATA_FILES) or _holds(Path.exists, folder / name):
@@ -201,9 +253,11 @@ def _moved_source(source: Any, folder: Path, home: Path) -> Any:
     return source
 
 
-def _moved(name: str, folder: Path, home: Path) -> str:
+def _moved(name: str, folder: Path, home: Path | None) -> str:
     if Path(name).is_absolute() or "://" in name:
         return name
+    if home is None:
+        return (folder / name).absolute().as_posix()
     try:
         moved = Path(os.path.relpath(folder / name, home)).as_posix()
     except ValueError:  # another drive of Windows

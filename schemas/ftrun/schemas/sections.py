@@ -185,6 +185,11 @@ class BaseRecipe(Section):
     guards: Guards = Field(default_factory=Guards)
     """What watches the run while it trains."""
 
+    deterministic: Literal["auto"] | bool = "auto"
+    """Whether two runs of the same record are equal bit for bit. `auto`: as far as that costs nothing, which is
+    wholly on a CPU. `true` takes the algorithms that are, which are slower on a GPU, and an operation that has none
+    ends the run by its name. `false` leaves the choice to torch."""
+
     tracking: Tracking = Field(default_factory=Tracking)
     """Where the run is recorded."""
 

@@ -9,14 +9,13 @@ Source: over half of the steps is a warning, all of them an error. A number belo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding, Patch
-from ftrun.checks.schedule import is_trial
+from ftrun.checks.schedule import count_warmup, is_trial
 from ftrun.checks.stages import AtData
 
 if TYPE_CHECKING:
@@ -30,12 +29,11 @@ WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 @check("TRAIN004", title="the learning rate reaches its peak early", severity="warning")
 def warmup_too_long(at: AtData) -> Iterator[Finding]:
     training = at.recipe.training
-    given = training["warmup_steps"]
-    if not given:
+    if not training["warmup_steps"]:
         raise NotApplicable("the recipe has no warmup")
     if training["lr_scheduler_type"] in WITHOUT_WARMUP:
         raise NotApplicable(f"the schedule {training['lr_scheduler_type']} has no warmup")
-    warmup = int(given) if given >= 1 else math.ceil(at.steps * given)
+    warmup = count_warmup(training, at.steps)
     never = warmup >= at.steps
     if not never and (warmup <= LONG * at.steps or is_trial(at)):
         return

@@ -19,11 +19,14 @@ from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
 from ftrun.checks.training import AtUpdate
 
+SCALING = 20
+"""Updates in a row that float16 may leave out while its scale comes down: from 65,536, where it starts, to under 1."""
+
 
 @check("GUARD001", title="loss and gradients are numbers")
 def loss_not_finite(at: AtUpdate) -> Iterator[Finding]:
     *before, now = at.updates.last(2)
-    if math.isfinite(now.loss) and math.isfinite(now.gradient_norm):
+    if math.isfinite(now.loss) and (math.isfinite(now.gradient_norm) or _is_scaling(at)):
         return
     known = f"; the loss of the step before was {before[0].loss:.4g}" if before else ""
     yield Finding(
@@ -31,3 +34,9 @@ def loss_not_finite(at: AtUpdate) -> Iterator[Finding]:
         "Lower training.learning_rate tenfold and clip gradients with training.max_grad_norm: 0.5.",
         at.where("training.learning_rate"),
     )
+
+
+def _is_scaling(at: AtUpdate) -> bool:
+    """Whether the norm is only that of gradients which were scaled too high, and left the weights as they were."""
+    last = at.updates.last(SCALING)
+    return last[-1].left_out and not (len(last) == SCALING and all(one.left_out for one in last))

@@ -18,6 +18,9 @@ from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
 from ftrun.checks.training import AtUpdate
 
+BEGIN = 0.25
+"""Of the rise. The last update whose loss was lower began it; checkpoints behind it hold weights on their way up."""
+
 
 @check("GUARD002", title="the loss does not run away", methods=("sft", "reward", "dpo"))
 def loss_runs_away(at: AtUpdate) -> Iterator[Finding]:
@@ -32,4 +35,5 @@ def loss_runs_away(at: AtUpdate) -> Iterator[Finding]:
             f"Over the last {window} steps the loss is {now:.4g} in the median; it was {best:.4g} before.",
             "Lower training.learning_rate tenfold and clip gradients with training.max_grad_norm: 0.5.",
             at.where("training.learning_rate"),
+            since=at.updates.last_below(best + BEGIN * (now - best)),
         )

@@ -67,7 +67,7 @@ def the_last_column_is_scored(world: World) -> None:
     def damage(at: AtModel) -> AtModel:
         score = at.model.score
 
-        class Pool(type(score)):  # type: ignore[misc]
+        class Pool(type(score)):  # type: ignore[misc]  # the class is known when it runs
             def forward(self, states: Any) -> Any:
                 scores = super().forward(states)
                 return scores[:, -1:].expand_as(scores)

@@ -7,26 +7,23 @@ import json
 from pathlib import Path
 
 from ftrun.checks.rows import Rows, SourceRows
+from ftrun.runner.record.digests import describe_source
 
 
 def digest_source(source: SourceRows, folder: Path) -> str:
     """SHA-256 of a source's file; of the names and digests of a folder's files; of the rows of a hub data set."""
     path = folder / Path(source.label).expanduser()
-    if path.is_file():
-        return _digest_file(path)
     digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(one for one in path.rglob("*") if one.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()} {_digest_file(file)}\n".encode())
+    if path.exists():
+        files = describe_source(path)
+        if path.is_file():
+            return str(files[path.name]["sha256"])
+        for name, facts in files.items():
+            digest.update(f"{name} {facts['sha256']}\n".encode())
     else:
         for example in source.examples:
             digest.update(json.dumps(example, sort_keys=True, ensure_ascii=False, default=str).encode())
     return digest.hexdigest()
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_rows(rows: Rows) -> str:

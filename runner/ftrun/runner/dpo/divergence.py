@@ -35,6 +35,10 @@ class Divergence:
 
     per_token: float
 
+    narrowed: float
+    """How much of `per_answer` is entropy that the policy has lost: Σ H(q) − H(p). The rest, Σ (q − p) log q, is what
+    its answers are less likely under the reference than the reference's own."""
+
 
 def choose_pairs(trainer: Trainer, count: int) -> list[Batch]:
     """The first held-out pairs, each a batch of its own: no padding, and memory for one pair at a time."""
@@ -61,13 +65,16 @@ def measure_divergence(
     """KL(policy‖reference) over the answers of `pairs`. `kept`: the reference's logits on them, where no
     reference is there to ask."""
     pairs = pairs[: len(kept)] if kept else pairs
-    sums = []
+    sums, lost = [], []
     with without_dropout(trainer.model):
         for index, pair in enumerate(pairs):
             theirs = kept[index] if kept else _reference_logits(trainer, pair)
-            sums.append(_divergence(_answer_logits(trainer, trainer.model, pair), theirs))
+            kl, narrowed = _divergence(_answer_logits(trainer, trainer.model, pair), theirs)
+            sums.append(kl)
+            lost.append(narrowed)
     tokens = sum(int(pair["completion_mask"][:, 1:].sum()) for pair in pairs)
-    return Divergence(per_answer=sum(sums) / (2 * len(pairs)), per_token=sum(sums) / max(1, tokens))
+    answers = 2 * len(pairs)
+    return Divergence(sum(sums) / answers, sum(sums) / max(1, tokens), sum(lost) / answers)
 
 
 def _reference_logits(trainer: Trainer, pair: Batch) -> torch.Tensor:
@@ -88,13 +95,14 @@ def _answer_logits(trainer: Trainer, model: PreTrainedModel, pair: Batch) -> tor
     return logits
 
 
-def _divergence(policy: torch.Tensor, reference: torch.Tensor) -> float:
-    """Σ over tokens of Σ p (log p − log q), in float32."""
-    total = 0.0
+def _divergence(policy: torch.Tensor, reference: torch.Tensor) -> tuple[float, float]:
+    """Σ over tokens of Σ p (log p − log q), and of Σ p log p − Σ q log q, in float32."""
+    total = narrowed = 0.0
     for start in range(0, len(policy), TOKENS):
         ours, theirs = (
             logits[start : start + TOKENS].to(policy.device).float().log_softmax(-1)
             for logits in (policy, reference)
         )
         total += float((ours.exp() * (ours - theirs)).sum())
-    return total
+        narrowed += float((ours.exp() * ours - theirs.exp() * theirs).sum())
+    return total, narrowed

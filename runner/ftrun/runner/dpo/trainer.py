@@ -43,11 +43,12 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc, unused-ignore]  # TRL is un
         return measure_divergence(self, self.watched, self.kept)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """TRL's evaluation, with `eval_kl` and `eval_kl_per_token` beside what it logs."""
+        """TRL's evaluation, with `eval_kl`, `eval_kl_per_token` and `eval_kl_narrowed` beside what it logs."""
         if self.watched:
             divergence = self.measure_divergence()
             self._metrics["eval"]["kl"].append(divergence.per_answer)
             self._metrics["eval"]["kl_per_token"].append(divergence.per_token)
+            self._metrics["eval"]["kl_narrowed"].append(divergence.narrowed)
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftrun.checks.batches import keys_of, rows_of
 from ftrun.checks.stages import AtModel
-from ftrun.runner.trial import count_items, forward
+from ftrun.runner.trial import Batch, count_items, differentiate, forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import Trainer
-
-Batch = Mapping[str, Any]
 
 
 def find_culprits(at: AtModel, batches: Sequence[Batch]) -> list[Batch]:
@@ -44,8 +42,11 @@ def _is_computable(trainer: Trainer, part: Batch) -> bool:
     import torch
 
     trainer.model.zero_grad()
-    loss = forward(trainer, part, count_items(trainer, part))
-    trainer.accelerator.backward(loss)
+    if trainer.accelerator.scaler is None:
+        loss = differentiate(trainer, part)
+    else:  # the scale of float16 may overflow for any row
+        loss = forward(trainer, part, count_items(trainer, part))
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]  # torch is untyped here
     gradients = [weight.grad for weight in trainer.model.parameters() if weight.grad is not None]
     return math.isfinite(loss.item()) and math.isfinite(float(torch.nn.utils.get_total_norm(gradients)))
 

@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.catalogue import load_guards
 from ftrun.checks.engine import run_checks
-from ftrun.checks.stages import AtData, AtModel
+from ftrun.checks.stages import AtData, AtModel, narrow
 from ftrun.checks.training import AtFailure, Training
+from ftrun.runner.checkpoints import list_checkpoints
+from ftrun.runner.guarding.alarm import Alarm
 from ftrun.runner.guarding.blame import find_culprits, name_rows
-from ftrun.runner.guarding.watch import Alarm, Tell, Watch
+from ftrun.runner.guarding.coefficient import raise_coefficient, read_coefficient, write_coefficient
+from ftrun.runner.guarding.events import Events
+from ftrun.runner.guarding.watch import Watch
 from ftrun.schemas.errors import RunError
 
 if TYPE_CHECKING:
@@ -38,6 +42,9 @@ class Remedy:
     max_grad_norm: float | None = None
     skipped: set[int] = field(default_factory=set)
     """Steps, from 1, that are made without their rows."""
+
+    coefficient: float = 0.0
+    """PPO's KL coefficient, or DPO's beta, where what training begins with is lower."""
 
     def save(self, folder: Path) -> None:
         """Write it into the run folder."""
@@ -60,7 +67,7 @@ class Recovery:
 
     at: AtModel
     folder: Path
-    tell: Tell
+    events: Events
     prepare: Callable[[AtModel], None]
     """Adds to a new trainer what looks on besides the guards."""
 
@@ -81,7 +88,7 @@ class Recovery:
             self.remedy = load_remedy(self.folder)
         actions = self.at.recipe.guards
         guards = [one for one in load_guards() if getattr(actions, one.name).action]
-        watch = Watch(Training(self.at.recipe, self.at.file), guards, self.tell, self.remedy.skipped)
+        watch = Watch(Training(self.at.recipe, self.at.file), guards, self.events, self.remedy.skipped)
         while True:
             self.prepare(self.at)
             if guards:
@@ -101,17 +108,21 @@ class Recovery:
         settings = self.at.recipe.guards
         if alarm.action == "stop" or self.rollbacks == settings.rollbacks:
             tries = f" after {self.rollbacks} rollbacks" if self.rollbacks else ""
-            self.tell(alarm.finding, f"stopped the run{tries}", alarm.step)
+            self.events.tell(alarm.finding, f"stopped the run{tries}", alarm.step)
             raise RunError(
                 f"{alarm.finding.id} stopped the run at step {alarm.step}{tries}: {alarm.finding.message}"
             )
         self.rollbacks += 1
-        good = [step for step in self._checkpoints() if step < alarm.step and step not in self.tried]
+        since = alarm.step if alarm.finding.since is None else alarm.finding.since
+        good = [step for step in list_checkpoints(self.folder) if step < since and step not in self.tried]
         step = max(good, default=0)
         self.tried.append(step)
         self.judged = alarm
+        if alarm.astray:
+            before = read_coefficient(self.at.trainer)
+            self.remedy.coefficient = raise_coefficient(before, settings.kl_coef_factor)
         self._rebuild({})
-        return self._checkpoints().get(step)
+        return list_checkpoints(self.folder).get(step)
 
     def _make_room(self, error: Exception, watch: Watch) -> Path | None:
         """Smaller micro-batches, and the newest checkpoint. Raises the error where it is not of memory."""
@@ -127,9 +138,9 @@ class Recovery:
         if not found or recipe.guards.memory_ran_out.action != "rollback" or not changes or not alone:
             raise error
         changed = ", ".join(f"{key}: {value}" for key, value in changes.items())
-        checkpoints = self._checkpoints()
+        checkpoints = list_checkpoints(self.folder)
         newest = max(checkpoints, default=0)
-        self.tell(found[0], f"went back to step {newest} with {changed}", step)
+        self.events.tell(found[0], f"went back to step {newest} with {changed}", step)
         self._rebuild(changes, error)
         return checkpoints.get(newest)
 
@@ -141,14 +152,9 @@ class Recovery:
             recipe.model_copy(update={"training": recipe.training | changes})
             for recipe in (self.at.file.recipe, self.at.recipe)
         )
-        data = {one.name: getattr(self.at, one.name) for one in fields(AtData)}
-        data |= {"recipe": resolved, "file": replace(self.at.file, recipe=written)}
+        data = narrow(self.at, AtData, recipe=resolved, file=replace(self.at.file, recipe=written))
         method = import_module(f"ftrun.runner.methods.{resolved.method}")
-        self.at = method.build_model(AtData(**data), self.folder)
-
-    def _checkpoints(self) -> dict[int, Path]:
-        found = self.folder.glob("checkpoints/checkpoint-*/trainer_state.json")
-        return {int(one.parent.name.rpartition("-")[2]): one.parent for one in found}
+        self.at = method.build_model(data, self.folder)
 
 
 def shrink(training: dict[str, Any]) -> dict[str, Any]:
@@ -189,19 +195,27 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
     """Ask the good weights for the loss of each row of the update that went wrong. Rows for which it is no number are
     to blame: the step is left out. Otherwise it is training that went wrong: it goes on more slowly."""
     settings, at = recovery.at.recipe.guards, recovery.at
+    if alarm.astray:
+        name = "KL coefficient" if at.recipe.method == "ppo" else "beta"
+        done = f"went back to step {step}, with a {name} of {recovery.remedy.coefficient:.3g}"
+        if recovery.rollbacks > 1:  # that alone has not helped
+            recovery.remedy.learning_rate_factor *= settings.learning_rate_factor
+            done += f" and {recovery.remedy.learning_rate_factor:.3g} of the learning rate"
+        recovery.events.tell(alarm.finding, done, alarm.step)
+        return
     culprits = find_culprits(at, alarm.batches)
     if culprits:
         recovery.remedy.skipped.add(alarm.step)
         finding = replace(alarm.finding, evidence=name_rows(at, culprits))
         rows = "; ".join(finding.evidence)
-        recovery.tell(
+        recovery.events.tell(
             finding, f"went back to step {step}, and leaves out step {alarm.step}, for {rows}", alarm.step
         )
         return
     remedy = recovery.remedy
     remedy.learning_rate_factor *= settings.learning_rate_factor
     remedy.max_grad_norm = settings.max_grad_norm
-    recovery.tell(
+    recovery.events.tell(
         alarm.finding,
         f"went back to step {step}, with {remedy.learning_rate_factor:.3g} of the learning rate and gradients clipped "
         f"to {settings.max_grad_norm:g}",
@@ -218,6 +232,8 @@ def apply(remedy: Remedy, trainer: Trainer) -> None:
     if remedy.max_grad_norm is not None:
         before = trainer.args.max_grad_norm or math.inf
         trainer.args.max_grad_norm = min(before, remedy.max_grad_norm)
+    if remedy.coefficient and remedy.coefficient > read_coefficient(trainer):
+        write_coefficient(trainer, remedy.coefficient)
     if remedy.learning_rate_factor == 1.0:
         return
     schedule, groups = trainer.lr_scheduler, trainer.optimizer.param_groups
@@ -226,9 +242,10 @@ def apply(remedy: Remedy, trainer: Trainer) -> None:
     if known is None:
         for group in groups:
             group["lr"] = min(group["lr"], highest)
-        return
-    factor = highest / max(known)
-    schedule.base_lrs = [rate * factor for rate in known]
-    for group in groups:
-        group["lr"] *= factor
-        group["initial_lr"] *= factor
+    else:
+        factor = highest / max(known)
+        schedule.base_lrs = [rate * factor for rate in known]
+        for group in groups:
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+    schedule._last_lr = [group["lr"] for group in groups]  # which is what the first step is logged with

@@ -7,6 +7,7 @@ when the next step has been launched.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -15,30 +16,17 @@ from typing import TYPE_CHECKING, Any
 from ftrun.checks.check import Check
 from ftrun.checks.engine import run_checks
 from ftrun.checks.finding import Finding
+from ftrun.checks.rollouts import AtPolicy
 from ftrun.checks.stages import AtModel
 from ftrun.checks.training import AtEvaluation, AtUpdate, Evaluation, History, Training, Update
+from ftrun.runner.guarding import divergence, feeding, inspection, plateau, probing, rollouts, stalls
+from ftrun.runner.guarding.alarm import Alarm
+from ftrun.runner.guarding.events import Events
+from ftrun.runner.guarding.transfer import bring
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer, TrainerCallback
-
-
-class Alarm(Exception):
-    """Raised out of training by a guard whose action is to stop or to go back."""
-
-    def __init__(self, finding: Finding, action: str, step: int, batches: Sequence[Any]) -> None:
-        super().__init__(finding.message)
-        self.finding = finding
-        self.action = action
-        self.step = step
-        """The update that was found wrong."""
-
-        self.batches = batches
-        """The micro-batches of that update."""
-
-
-Tell = Callable[[Finding, str, int], None]
-"""Says and records what a guard found, what was done, and at which step."""
 
 
 @dataclass
@@ -47,23 +35,47 @@ class Watch:
 
     training: Training
     guards: Sequence[Check]
-    tell: Tell
+    events: Events
     skipped: set[int] = field(default_factory=set)
     """Steps, from 1, that are made without their rows: they are to blame for an alarm."""
 
     updates: History = field(default_factory=History)
     evaluations: list[Evaluation] = field(default_factory=list)
-    warned: set[str] = field(default_factory=set)
+    warned: set[tuple[str, str | None]] = field(default_factory=set)
+    hold: Callable[[Finding, int], bool] | None = None
+    """Raises the coefficient of a trainer that has one to raise in flight; false where that did not help."""
+
+    batches: Sequence[Any] = ()
+    """The micro-batches of the last update."""
 
     def attach(self, at: AtModel) -> None:
         """Watch a trainer that has not begun to train."""
         self.updates = History()
         self.evaluations.clear()
         at.trainer.add_callback(_make_callback(self, _Reader(at.trainer, self.skipped)))
+        if at.recipe.method == "ppo":
+            at.trainer.add_callback(rollouts.make_callback(self, at))
+        if at.recipe.method == "dpo":
+            at.trainer.add_callback(divergence.make_callback(self))
+        asked = {one.name for one in self.guards if at.recipe.method in one.methods}
+        sharded = (
+            at.trainer.is_fsdp_enabled or at.trainer.is_deepspeed_enabled
+        )  # a process has parts of tensors
+        if asked & inspection.GUARDS and not sharded:
+            at.trainer.add_callback(inspection.make_callback(self, at))
+        for name, module in (
+            ("batches_unlike_data", feeding),
+            ("loss_does_not_fall", plateau),
+            ("knowledge_forgotten", probing),
+            ("run_stalls", stalls),
+        ):
+            if name in asked:
+                at.trainer.add_callback(module.make_callback(self, at))
 
     def note_update(self, update: Update, batches: Sequence[Any]) -> None:
         """Ask the guards of updates. Raises Alarm."""
         self.updates.append(update)
+        self.batches = batches
         at = AtUpdate(self.training.recipe, self.training.file, self.updates)
         self.ask(at, update.step, batches)
 
@@ -80,12 +92,12 @@ class Watch:
         for result in run_checks(self.guards, at, method=self.training.recipe.method, ignore={}):
             action = getattr(self.training.recipe.guards, result.check.name).action
             for finding in result.findings:
-                if action == "warn":
-                    if result.check.id not in self.warned:
-                        self.tell(finding, "went on", step)
-                    self.warned.add(result.check.id)
-                else:
-                    raise Alarm(finding, action, step, batches)
+                if action == "warn" or finding.severity == "info":
+                    if (finding.id, finding.severity) not in self.warned:
+                        self.events.tell(finding, "went on", step)
+                    self.warned.add((finding.id, finding.severity))
+                elif action != "raise_kl" or self.hold is None or not self.hold(finding, step):
+                    raise Alarm(finding, action, step, batches, astray=isinstance(at, AtPolicy))
 
 
 class _Reader:
@@ -107,7 +119,8 @@ class _Reader:
         import torch
 
         self.batches.append(inputs)
-        if self.trainer.state.global_step + 1 in self.skipped:
+        if self._is_skipped():
+            _leave_out_next(self.trainer)
             return torch.zeros((), device=self.trainer.args.device)
         loss: torch.Tensor = self._step(model, inputs, num_items_in_batch)
         self.loss = loss if self.loss is None else self.loss + loss
@@ -115,8 +128,15 @@ class _Reader:
 
     def clip(self, parameters: Any, max_norm: float, norm_type: int = 2) -> Any:
         """`Accelerator.clip_grad_norm_`, whose result is kept."""
+        if self._is_skipped():
+            import torch
+
+            return torch.zeros((), device=self.trainer.args.device)
         self.norm = self._clip(parameters, max_norm, norm_type)
         return self.norm
+
+    def _is_skipped(self) -> bool:
+        return self.trainer.state.global_step + 1 in self.skipped
 
     def take(self) -> tuple[Callable[[], list[float]] | None, list[Any]]:
         """Reads loss and norm of the last update, None where it was skipped, and its micro-batches. Empty again
@@ -130,27 +150,14 @@ class _Reader:
         if self.trainer.args.world_size > 1:
             loss = self.trainer.accelerator.reduce(loss, "mean")  # all processes are to decide alike
         norm = torch.as_tensor(0.0 if norm is None else norm, device=loss.device)
-        return _fetch(torch.stack([loss.float(), norm.float()])), batches
+        return bring(torch.stack([loss.float(), norm.float()])), batches
 
 
-def _fetch(numbers: torch.Tensor) -> Callable[[], list[float]]:
-    """Begins to bring numbers into main memory; what it returns waits for them, and for nothing that a GPU was given
-    to do since."""
-    import torch
-
-    if numbers.device.type != "cuda":
-        return numbers.tolist
-    there = torch.empty(numbers.shape, pin_memory=True)
-    there.copy_(numbers, non_blocking=True)
-    arrived: Any = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]  # torch is untyped here
-    arrived.record()
-
-    def wait() -> list[float]:
-        arrived.synchronize()
-        values: list[float] = there.tolist()
-        return values
-
-    return wait
+def _leave_out_next(trainer: Trainer) -> None:
+    """With float16: the scale of gradients is not asked for a step that has none, which it refuses."""
+    if trainer.accelerator.scaler is not None:
+        optimizer = trainer.optimizer
+        optimizer.step = lambda *_: vars(optimizer).pop("step", None)
 
 
 def _make_callback(watch: Watch, reader: _Reader) -> TrainerCallback:
@@ -161,7 +168,10 @@ def _make_callback(watch: Watch, reader: _Reader) -> TrainerCallback:
     def read(keep: int) -> None:
         while len(waiting) > keep:
             step, fetch, batches = waiting.pop(0)
-            watch.note_update(Update(step, *fetch()), batches)
+            loss, norm = fetch()
+            # The scaler of float16 leaves out a step for a gradient that is no number.
+            left_out = reader.trainer.accelerator.scaler is not None and not math.isfinite(norm)
+            watch.note_update(Update(step, loss, norm, left_out), batches)
 
     class AskGuards(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

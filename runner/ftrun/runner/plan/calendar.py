@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ftrun.checks.schedule import every
+from ftrun.checks.schedule import count_warmup, every
 from ftrun.checks.stages import AtData, AtRecipe
 
 
@@ -100,12 +100,6 @@ def _count(training: Mapping[str, Any], rows: int, method: str) -> int:
     from ftrun.runner.ppo.schedule import count_steps as count_updates
 
     return count_updates(training, rows) if method == "ppo" else count_steps(training, rows)
-
-
-def count_warmup(training: Mapping[str, Any], steps: int) -> int:
-    """Steps of the warmup, as `TrainingArguments.get_warmup_steps` has them: a number below 1 is a share."""
-    given = training["warmup_steps"] or 0
-    return int(given) if given >= 1 else math.ceil(steps * given)
 
 
 def _describe(at: AtData) -> str:

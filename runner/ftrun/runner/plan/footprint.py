@@ -103,7 +103,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is
         fake: bool = False,
         scored: tuple[tuple[int, ...], int] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped here
         self.alive = 0
         self.gradients = _unique_bytes(gradients)
         self._all_there = self.gradients > 0
@@ -230,7 +230,10 @@ def _announced(model: torch.nn.Module, observer: Observer) -> Iterator[None]:
 
         return look
 
-    handles: list[Any] = [p.register_post_accumulate_grad_hook(announce(match)) for match, p in found]  # type: ignore[no-untyped-call]
+    handles: list[Any] = [
+        p.register_post_accumulate_grad_hook(announce(match))  # type: ignore[no-untyped-call]  # torch is untyped here
+        for match, p in found
+    ]
     for name, module in model.named_modules():
         match = LAYER.match(name)
         if match is not None and match.end() == len(name) and int(match[2]) + 1 == depths.get(match[1] or ""):

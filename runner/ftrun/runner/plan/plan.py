@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftrun.checks.catalogue import load_checks
-from ftrun.checks.stages import STAGE_NAMES, AtData, AtRecipe
+from ftrun.checks.catalogue import load_checks, load_failures
+from ftrun.checks.stages import STAGE_NAMES, AtRecipe
 from ftrun.runner.plan.assembly import make_plan
 from ftrun.runner.plan.outline import Plan
 from ftrun.runner.preflight import Ascent, ascend, report_mistakes
@@ -53,7 +53,7 @@ def _climb(
 ) -> Iterator[Ascent]:
     """The stages of the recipe, or of each recipe of a pipeline, with the device that is planned for."""
     # Only what keeps a stage from being built is of interest here: a doubtful run has a plan too.
-    checks = [one for one in load_checks(STAGE_NAMES[last]) if one.stage.__name__.endswith("Failed")]
+    checks = load_failures(STAGE_NAMES[last])
 
     def announce(stage: str) -> None:
         from ftrun.runner.libraries import silence_bars
@@ -76,17 +76,4 @@ def _climb(
         yield Ascent(report_mistakes(recipe, error, load_checks("recipe")), None)
         return
     scratch = None if last is AtRecipe else folder
-    for stage, ascent in zip(pipeline.stages, rehearse(pipeline, **options, scratch=scratch), strict=True):
-        if isinstance(ascent.at, AtData) and ascent.at.recipe.method == "reward":
-            _make_classifier(folder / stage.name / "config.json")
-        yield ascent
-
-
-def _make_classifier(config: Path) -> None:
-    """Let what stands for a reward model's stage have the head of one score that the stage gives it."""
-    content = json.loads(config.read_text(encoding="utf-8"))
-    names = [
-        name.replace("ForCausalLM", "ForSequenceClassification") for name in content["architectures"] or ()
-    ]
-    content |= {"architectures": names, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    config.write_text(json.dumps(content), encoding="utf-8")
+    yield from rehearse(pipeline, **options, scratch=scratch)

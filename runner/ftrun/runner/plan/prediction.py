@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -121,16 +122,20 @@ def _count(rig: Weightless, at: AtData, rows: int, *, keep: bool, cuda: bool) ->
             stack.enter_context(_as_on_cuda())
         stack.enter_context(mode)
         fake = {key: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for key, v in batch.items()}
-        before: Callable[[Callable[[str], None]], None] = lambda enter: None  # noqa: E731
+        before: Callable[[Callable[[str], None]], None] = _begin_at_once
         if at.recipe.method == "ppo":
             from ftrun.runner.plan.rollout import answered, roll_out
 
             stack.enter_context(answered(trainer, rows))
-            before = lambda enter: roll_out(trainer, enter)  # noqa: E731
+            before = partial(roll_out, trainer)
         elif getattr(trainer, "precompute_ref_logps", False):
             fake |= {name: torch.empty(rows) for name in ("ref_chosen_logps", "ref_rejected_logps")}
         found = count_step(trainer, fake, items=items, keep=keep, fake=True, scored=scored, before=before)
     return _with_bits(found, trainer, at)
+
+
+def _begin_at_once(enter: Callable[[str], None]) -> None:
+    """What methods other than PPO do before a step: nothing."""
 
 
 def _collate(trainer: Trainer, rows: int) -> tuple[dict[str, Any], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ from ftrun.runner.plan.calendar import Calendar, eval_batches
 from ftrun.runner.plan.outline import Duration
 from ftrun.runner.ppo.schedule import measure_rollout
 from ftrun.runner.step import checkpointed
-from ftrun.runner.trial import Batch, advance, count_items, forward
+from ftrun.runner.trial import advance, differentiate
 
 STEPS = 3
 """Steps that are timed, behind one that warms up."""
@@ -29,8 +30,8 @@ def time_run(at: AtModel, calendar: Calendar) -> Duration:
     with checkpointed(trainer):
         for number, batch in enumerate(batches):
             if number == 0 and at.recipe.method == "ppo":
-                rollout = _time(trainer, lambda: _pass(trainer, batches[0]))
-            passes.append(_time(trainer, lambda batch=batch: _pass(trainer, batch)))  # type: ignore[misc]
+                rollout = _time(trainer, partial(differentiate, trainer, batches[0]))
+            passes.append(_time(trainer, partial(differentiate, trainer, batch)))
             updates.append(_time(trainer, lambda: advance(trainer)))
             trainer.model.zero_grad(set_to_none=True)
     micro, update = median(passes[1:] or passes), median(updates[1:] or updates)
@@ -56,12 +57,7 @@ def _guess_evaluations(at: AtModel, calendar: Calendar, micro: float, rollout: f
     return len(calendar.evaluations) * eval_batches(at, rows) * per_batch
 
 
-def _pass(trainer: Any, batch: Batch) -> None:
-    loss = forward(trainer, batch, count_items(trainer, batch))
-    trainer.accelerator.backward(loss)
-
-
-def _time(trainer: Any, work: Callable[[], None]) -> float:
+def _time(trainer: Any, work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     if trainer.args.device.type == "cuda":

@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftrun.checks.stages import AtData, AtModel
+from ftrun.checks.stages import AtData, AtModel, narrow
 from ftrun.runner.adapters import find_base
 from ftrun.runner.arguments import choose_bf16
 
@@ -102,11 +102,10 @@ def _settle(at: AtData) -> tuple[AtData, tuple[str, ...]]:
         own = recipe.model.model_copy(update={"dtype": choose_dtype(at.recipe.model, at.machine)})
         recipe = recipe.model_copy(update={"model": own})
     file = replace(at.file, recipe=change(at.file.recipe))
-    known = {
-        one.name: getattr(at, one.name) for one in fields(AtData)
-    }  # a later stage is built on another one
-    known |= {"recipe": recipe, "file": file, "machine": machine, "eval_dataset": None}
-    settled = AtData(**{**known, "model_folder": find_base(at.model_folder)})
+    base = find_base(at.model_folder)
+    settled = narrow(
+        at, AtData, recipe=recipe, file=file, machine=machine, eval_dataset=None, model_folder=base
+    )
     return settled, tuple(left_out)
 
 

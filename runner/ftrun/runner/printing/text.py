@@ -92,7 +92,7 @@ def _print_lines(lines: Iterable[Line]) -> None:
 def _checklist(report: Report) -> Iterator[Line]:
     by_heading: dict[str, list[Result]] = {heading: [] for heading in dict.fromkeys(GROUPS.values())}
     for result in report.results:
-        if result.verdict != "not_applicable":
+        if report.method is None or report.method in result.check.methods:
             by_heading.setdefault(GROUPS.get(result.check.group, result.check.group), []).append(result)
     for heading, results in by_heading.items():
         shown = _folded(results)
@@ -102,9 +102,10 @@ def _checklist(report: Report) -> Iterator[Line]:
         for text in facts:
             yield Line(2, ((text, "dim"),))
         for result in shown:
-            if result.verdict != "skipped":
+            if result.verdict in ("passed", "found"):
                 yield from _result_lines(result)
         yield from _skipped_lines([one for one in shown if one.verdict == "skipped"])
+        yield from _idle_lines([one for one in shown if one.verdict == "not_applicable"])
 
 
 def _folded(results: Sequence[Result]) -> Sequence[Result]:
@@ -126,6 +127,17 @@ def _skipped_lines(results: Sequence[Result]) -> Iterator[Line]:
     for reason in dict.fromkeys(one.reason for one in results):
         ids = ", ".join(one.check.id for one in results if one.reason == reason)
         yield Line(2, ((f"{MARKS['skipped'][0]} not checked, {reason}: {ids}", "dim"),))
+
+
+def _idle_lines(results: Sequence[Result]) -> Iterator[Line]:
+    """One line for all checks that have nothing to judge in this recipe, by reason."""
+    reasons = dict.fromkeys(one.reason for one in results)
+    parts = [
+        f"{', '.join(one.check.id for one in results if one.reason == reason)} ({reason})"
+        for reason in reasons
+    ]
+    if parts:
+        yield Line(2, ((f"{MARKS['not_applicable'][0]} nothing to judge: {', '.join(parts)}", "dim"),))
 
 
 def _finding_lines(finding: Finding) -> Iterator[Line]:

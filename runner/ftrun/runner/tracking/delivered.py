@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ftrun.runner.tracking.journal import whole_size
 from ftrun.runner.tracking.ledger import JOURNALS, Ledger, Status, Upload, read_ledger, write_document
 from ftrun.schemas.errors import TrackingError
 
@@ -113,7 +114,7 @@ def wanted_tags(folder: Path, ledger: Ledger) -> dict[str, str]:
 
 
 def is_complete(folder: Path, ledger: Ledger, delivered: Delivered) -> bool:
-    """Whether MLflow holds everything, the journals to their last byte included."""
+    """Whether MLflow holds everything, the journals to their last whole line included."""
     return (
         bool(delivered.run_id)
         and find_parent(folder, ledger) != ""
@@ -121,10 +122,5 @@ def is_complete(folder: Path, ledger: Ledger, delivered: Delivered) -> bool:
         and delivered.tags == wanted_tags(folder, ledger)
         and delivered.status == ledger.status
         and set(ledger.uploads) <= set(delivered.uploads)
-        and all(delivered.journals.get(file, 0) >= file_size(folder / file) for file in JOURNALS)
+        and all(delivered.journals.get(file, 0) >= whole_size(folder / file) for file in JOURNALS)
     )
-
-
-def file_size(path: Path) -> int:
-    """In bytes; 0 when the file does not exist."""
-    return path.stat().st_size if path.exists() else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from ftrun.runner.tracking.secrets import redact_text
 
 SECONDS = 2.0  # a git that hangs (a network disk, a lock) must not hold a run up
+PATCH_SECONDS = 20.0  # a diff of many megabytes
 
 
 def describe_git(folder: Path) -> dict[str, str]:
@@ -32,18 +33,28 @@ def describe_git(folder: Path) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
+def read_patch(folder: Path) -> bytes | None:
+    """What tracked files of the repository around `folder` have that the commit has not, as `git apply` takes it."""
+    return _run_git(folder, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", seconds=PATCH_SECONDS)
+
+
 def _ask_git(folder: Path, *words: str) -> str | None:
     """What git prints, None when it fails."""
+    done = _run_git(folder, *words, seconds=SECONDS)
+    return None if done is None else done.decode(errors="replace").strip()
+
+
+def _run_git(folder: Path, *words: str, seconds: float) -> bytes | None:
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words],
             capture_output=True,
             check=True,
-            timeout=SECONDS,
+            timeout=seconds,
             env=environment,
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode(errors="replace").strip()
+    return done.stdout

@@ -98,6 +98,22 @@ def read_entries(path: Path, offset: int, limit: int) -> tuple[list[Entry], int]
     return entries, offset + sum(map(len, lines))
 
 
+def whole_size(path: Path) -> int:
+    """Bytes up to the end of the last whole line: a crash or a full disk may have cut the one after it short."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65_536)
+            stream.seek(start)
+            found = stream.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0
+
+
 def encode_entry(entry: Entry) -> bytes:
     metrics = {key: value if math.isfinite(value) else _spell(value) for key, value in entry.metrics.items()}
     document = {"step": entry.step, "time": entry.time, "metrics": metrics}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -83,12 +84,14 @@ class LedgerFile:
     def __init__(self, folder: Path, ledger: Ledger) -> None:
         self.folder = folder
         self.now = ledger
+        self._lock = threading.Lock()
         self.change()
 
     def change(self, edit: Callable[[Ledger], Ledger] | None = None, **fields: Any) -> None:
         """Replace `fields`, or what `edit` replaces, and write the file."""
-        self.now = replace(edit(self.now) if edit else self.now, **fields)
-        write_document(self.folder / LEDGER_FILE, {"schema": SCHEMA, **asdict(self.now)})
+        with self._lock:
+            self.now = replace(edit(self.now) if edit else self.now, **fields)
+            write_document(self.folder / LEDGER_FILE, {"schema": SCHEMA, **asdict(self.now)})
 
 
 def new_ledger(

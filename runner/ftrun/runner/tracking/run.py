@@ -44,6 +44,7 @@ from ftrun.runner.tracking.uploads import NEVER_UPLOADED
 from ftrun.schemas.errors import TrackingError
 
 LOCK_SECONDS = 1.0  # the courier of a process that disappeared may be ending its run
+TABLES_TAG = "mlflow.loggedArtifacts"
 FIRST_SIGNAL_CODE = 128  # a process that a signal ends exits with 128 + its number
 
 
@@ -158,8 +159,9 @@ class TrackedRun:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         data = [[row.get(column) for column in columns] for row in rows]
         self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), name)
-        shown = [{"path": f"{ARTIFACTS}/{name}", "type": "table"}]
-        self.set_tags({"mlflow.loggedArtifacts": json.dumps(shown)})
+        shown = json.loads(self._record.now.tags.get("mlflow.loggedArtifacts", "[]"))
+        one = {"path": f"{ARTIFACTS}/{name}", "type": "table"}
+        self.set_tags({"mlflow.loggedArtifacts": json.dumps([*(kept for kept in shown if kept != one), one])})
 
     def log_folder(self, path: Path, name: str) -> None:
         """Upload a folder as `<name>/`, after all else, byte for byte and without `training_args.bin`."""
@@ -194,9 +196,14 @@ class TrackedRun:
     ) -> None:
         if self._outcome:
             return
-        if error is not None:
-            self.set_tags({FAILURE_TAG: f"{type(error).__name__}: {error}".splitlines()[0][:300]})
-        self.finish(judge_end(error))
+        try:
+            if error is not None:
+                self.set_tags({FAILURE_TAG: f"{type(error).__name__}: {error}".splitlines()[0][:300]})
+            self.finish(judge_end(error))
+        except OSError as why:  # a full disk, most likely
+            folder = self._record.folder
+            unsaid = f"the end of the run cannot be written into {folder} ({why}); `ftrun sync {folder}` records it"
+            raise TrackingError(unsaid if error is None else f"{str(error).strip()}; and {unsaid}") from error
 
 
 def judge_end(error: BaseException | None) -> Literal["FINISHED", "FAILED", "KILLED"]:

@@ -1,0 +1,144 @@
+"""What batches hold, counted: of the rows of the data stage, and by the same rules of the batches that are fed.
+
+A row's first token is never counted as trained: no model predicts it, and packing masks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ftrun.checks.rows import IGNORED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Counts of rows that were fed. Of pairs, each side is a row."""
+
+    rows: int = 0
+    taught: int = 0
+    """Rows with a trained token."""
+
+    trained: int = 0
+    """Trained tokens."""
+
+    ended: int = 0
+    """Answers, which are trained tokens in a row, whose last token stops generation."""
+
+    tokens: int = 0
+    """Without padding."""
+
+    def __add__(self, other: Fed) -> Fed:
+        return Fed(
+            self.rows + other.rows,
+            self.taught + other.taught,
+            self.trained + other.trained,
+            self.ended + other.ended,
+            self.tokens + other.tokens,
+        )
+
+
+class Spread:
+    """How a count is spread over the rows of a data set; what is kept of it does not grow with their number."""
+
+    def __init__(self, counts: NDArray[np.int64]) -> None:
+        """`counts` has the count of each row, of which there is at least one."""
+        import numpy as np
+
+        self._values, times = np.unique(counts, return_counts=True)
+        self._rows = np.concatenate(([0], times.cumsum()))
+        self._sums = np.concatenate(([0], (times * self._values).cumsum()))
+
+    def least(self, rows: int) -> int:
+        """What any so many rows have together at least, no row being taken again before all were."""
+        rounds, rest = divmod(rows, int(self._rows[-1]))
+        place = int(self._rows.searchsorted(rest, "right")) - 1
+        part = self._sums[place]
+        if rest > self._rows[place]:
+            part += (rest - self._rows[place]) * self._values[place]
+        return rounds * int(self._sums[-1]) + int(part)
+
+    def most(self, rows: int) -> int:
+        """What they have together at most."""
+        rounds, rest = divmod(rows, int(self._rows[-1]))
+        return (rounds + 1) * int(self._sums[-1]) - self.least(int(self._rows[-1]) - rest)
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """The counts of `Fed` over the rows of the data stage; what is trained is None where batches do not say it."""
+
+    tokens: Spread
+    taught: Spread | None
+    trained: Spread | None
+    ended: Spread | None
+
+
+def spread_rows(
+    ids: NDArray[np.int32],
+    labels: NDArray[np.int32] | None,
+    starts: NDArray[np.int64],
+    stop_ids: frozenset[int],
+    shortest: int,
+) -> Spreads:
+    """The counts of rows in flat arrays, as `ftrun.checks.rows.Rows` has them, that have `shortest` tokens or more.
+    `labels` is None for rows that are not told which of their tokens are trained."""
+    import numpy as np
+
+    lengths = np.diff(starts)
+    chosen = lengths >= shortest
+
+    def count(tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
+        total = np.concatenate(([0], tokens.cumsum(dtype=np.int64)))
+        return (total[starts[1:]] - total[starts[:-1]])[chosen]
+
+    if labels is None:
+        return Spreads(Spread(lengths[chosen]), None, None, None)
+    trained = labels != IGNORED
+    trained[starts[:-1][lengths > 0]] = False
+    ends = np.flatnonzero(trained & ~np.concatenate((trained[1:], [False])))
+    stopping = np.zeros(len(trained), bool)
+    stopping[ends[np.isin(ids[ends], sorted(stop_ids))]] = True
+    counted = count(trained)
+    return Spreads(
+        Spread(lengths[chosen]),
+        Spread((counted > 0).astype(np.int64)),
+        Spread(counted),
+        Spread(count(stopping)),
+    )
+
+
+def count_batch(batch: Any, stops: Any) -> Any:
+    """The counts of `Fed` in a collated batch, as a tensor of shape (5,) where the batch is; nothing waits for it.
+
+    `stops` is a tensor of the ids that stop generation. In a batch without labels nothing counts as trained. In a
+    packed one, rows of a single token are not counted: padding looks like them.
+    """
+    import torch
+
+    ids = batch["input_ids"]
+    if "position_ids" in batch:
+        positions = batch["position_ids"]
+        following = torch.nn.functional.pad(positions[:, 1:], (0, 1))
+        begins = (positions == 0) & (following == 1)
+        there = begins | (positions > 0)
+    else:
+        begins = torch.zeros_like(ids, dtype=torch.bool)
+        begins[:, 0] = True
+        there = batch["attention_mask"] > 0 if "attention_mask" in batch else torch.ones_like(begins)
+    trained = torch.zeros_like(begins)
+    if "labels" in batch:
+        trained = (batch["labels"] != IGNORED) & there & ~begins
+    elif "completion_mask" in batch:
+        trained = (batch["completion_mask"] > 0) & there & ~begins
+    ends = trained & ~torch.nn.functional.pad(trained[:, 1:], (0, 1))
+    stopping = ends & (ids[..., None] == stops).any(-1)
+    # A row is taught where a trained token is the first of its row: where as many were trained when the row began.
+    before = trained.flatten().cumsum(0) - trained.flatten().long()
+    at_begin = torch.where(begins.flatten(), before, 0).cummax(0).values
+    taught = trained.flatten() & (before == at_begin)
+    return torch.stack([one.sum() for one in (begins, taught, trained, stopping, there)])
