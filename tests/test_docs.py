@@ -86,6 +86,9 @@ def absent(page: str) -> Iterator[str]:
         if command is None:
             yield f"ftrun {word}"
             continue
+        while rest and rest[0] in getattr(command, "commands", ()):  # `ftrun recipes push`
+            command = command.commands[rest[0]]
+            word, rest = f"{word} {rest[0]}", rest[1:]
         options = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
         yield from (
             f"ftrun {word} {one}" for one in (word, *rest) if one.startswith("-") and one not in options

@@ -205,6 +205,23 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_every_update(
         torch.testing.assert_close(weight, ended[1][name], rtol=1e-4, atol=1e-6)
 
 
+def test_memory_that_runs_out_stops_the_run_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import SFTTrainer
+
+    def need_memory(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    world = sft_full(tmp_path)
+    world.recipe["guards"] = {"memory_ran_out": {"action": "stop"}}
+    world.recipe["preflight"] = {"experiments": False}
+    monkeypatch.setattr(SFTTrainer, "compute_loss", need_memory)
+    with pytest.raises(RunError, match="CUDA out of memory"):
+        run(world)
+    assert [one["done"] for one in events(world)] == ["stopped the run"]
+
+
 def test_a_resumed_run_keeps_its_remedy(tmp_path: Path) -> None:
     ended = []
     for interrupted in (False, True):
@@ -233,6 +250,30 @@ def test_overfitting_is_told_once_and_only_where_it_is(tmp_path: Path) -> None:
         world.recipe["training"] |= {"learning_rate": 2e-3, "num_train_epochs": 10, "eval_strategy": "epoch"}
         assert run(world) == 0
         assert [one["guard"] for one in events(world)] == ([] if fits else ["GUARD003"])
+
+
+def test_overfitting_may_end_training_with_the_best_weights(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    world.eval_rows = [
+        {"prompt": row["prompt"], "completion": "Nobody knows, and nobody asks."} for row in world.rows[:8]
+    ]
+    world.recipe["data"]["eval"] = [{"path": "eval.jsonl"}]
+    world.recipe["training"] |= {"learning_rate": 2e-3, "num_train_epochs": 10, "eval_strategy": "epoch"}
+    world.recipe["training"] |= {"save_strategy": "epoch", "load_best_model_at_end": True}
+    world.recipe["guards"] = {"overfitting": {"action": "end"}}
+    assert run(world) == 0
+    (event,) = events(world)
+    folder = world.folder / "runs" / "healthy-1"
+    losses = {
+        entry.step: entry.metrics["eval/loss"]
+        for entry in read_journal(folder / "metrics.jsonl")
+        if "eval/loss" in entry.metrics
+    }
+    assert event["done"] == "ended training" and event["step"] == max(losses) and len(losses) < 10
+    best = load_file(
+        folder / "checkpoints" / f"checkpoint-{min(losses, key=losses.__getitem__)}" / "model.safetensors"
+    )
+    assert all(torch.equal(weight, best[name]) for name, weight in weights(world).items())
 
 
 @pytest.mark.parametrize("guard", load_guards(), ids=lambda guard: guard.id)

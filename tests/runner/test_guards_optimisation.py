@@ -24,7 +24,6 @@ from tests.divergences.planted import (
     shrink,
 )
 from tests.divergences.runs import Outcome, Plant, run_planted, run_twin
-from tests.runner.test_guards import poison
 from transformers import AutoTokenizer
 
 from ftrun.checks.catalogue import load_guards
@@ -87,21 +86,21 @@ def test_a_loss_that_runs_away_goes_back_to_before_it_rose(tmp_path: Path) -> No
     assert gone_back <= STEP - 1, "the checkpoints behind it hold weights that were damaged already"
 
 
+def fail_at_tilde(at: AtModel) -> None:
+    """The model cannot compute a text that has this token."""
+    (token,) = at.tokenizer("~", add_special_tokens=False)["input_ids"]
+    at.model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: output.masked_fill((inputs[0] == token)[..., None], math.nan)
+    )
+
+
 @pytest.mark.parametrize("action", ["warn", "stop"])
 def test_an_evaluation_that_is_no_number_is_told(action: str, tmp_path: Path) -> None:
-    """The model cannot compute a token that only a held-out row has."""
     world = with_guard(sft_full, tmp_path, "evaluation_not_finite", action=action)
     world.eval_rows = [{"prompt": "What colour is ~?\n", "completion": "Nobody knows."}]
     world.recipe["data"]["eval"] = [{"path": "eval.jsonl"}]
     world.recipe["training"] |= {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 3}
-    (token,) = AutoTokenizer.from_pretrained(locate())("~", add_special_tokens=False)["input_ids"]
-
-    def plant(at: AtModel) -> None:
-        at.model.get_input_embeddings().register_forward_hook(
-            lambda module, inputs, output: output.masked_fill((inputs[0] == token)[..., None], math.nan)
-        )
-
-    outcome = run_planted(world, plant)
+    outcome = run_planted(world, fail_at_tilde)
     assert told(outcome) == ["GUARD015"] and outcome.events[0]["step"] == 3
     assert ("GUARD015 stopped the run" in outcome.error) == (action == "stop")
 
@@ -296,9 +295,15 @@ def test_a_scale_of_float16_that_comes_down_is_no_finding(
 
 def test_a_step_is_left_out_in_float16_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(sft_full, tmp_path)
-    poison(world)
+    world.rows[10]["prompt"] = "What colour is ~?\n"
     world.recipe["training"] |= {"max_steps": 10, "save_steps": 1}
-    outcome = run_planted(world, use_float16(monkeypatch, 1.0))
+    scaled = use_float16(monkeypatch, 1.0)
+
+    def plant(at: AtModel) -> None:
+        scaled(at)
+        fail_at_tilde(at)
+
+    outcome = run_planted(world, plant)
     assert not outcome.error and told(outcome) == ["GUARD001"]
     assert "train.jsonl row 11" in outcome.events[0]["done"]
     step = outcome.events[0]["step"]

@@ -45,15 +45,8 @@ def manifest_of(files: dict[str, str], /, **changes: Any) -> dict[str, Any]:
         {"name": name, "bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
         for name, text in files.items()
     ]
-    content = {
-        "schema": 1,
-        "name": "polite",
-        "version": 1,
-        "method": "sft",
-        "ftrun": "0.1.0",
-        "files": entries,
-    }
-    content |= {"provenance": {"author": "someone"}, **changes}
+    content: dict[str, Any] = {"schema": 1, "name": "polite", "version": 1, "method": "sft", "ftrun": "0.1.0"}
+    content |= {"files": entries, "provenance": {"author": "someone"}, **changes}
     listed = [Entry.model_construct(**{"stored": True} | one) for one in content["files"]]
     return {"digest": digest_entries(listed)} | content
 
@@ -183,6 +176,18 @@ def test_a_base_may_not_ask_for_more_than_its_folder(team: Path, line: str) -> N
     told = mistake(team.parent)
     assert "pull" in told.fix or "push" in told.fix
     assert not cache_folder().exists(), "it is judged before it is kept"
+
+
+def test_a_base_of_another_folder_brings_its_reward(tmp_path: Path) -> None:
+    ppo = (
+        BASE.replace("sft", "ppo") + "reward: {functions: ['r.py:f', 'pkg.module:f'], models: [./m, run:x]}\n"
+    )
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "bases" / "ppo.yaml").write_text(f"{ppo}value: {{path: ./v}}\n")
+    (tmp_path / "mine.yaml").write_text("extends: bases/ppo.yaml\n")
+    recipe: Any = load_recipe(tmp_path / "mine.yaml").recipe
+    assert recipe.reward.functions == ["bases/r.py:f", "pkg.module:f"]
+    assert recipe.reward.models == ["./bases/m", "run:x"] and recipe.value.path == "./bases/v"
 
 
 def test_a_recipe_without_team_pays_nothing(tmp_path: Path) -> None:

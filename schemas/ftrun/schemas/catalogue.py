@@ -209,12 +209,12 @@ def cache_folder() -> Path:
 def put_in_cache(bundle: Bundle) -> Path:
     """The bundle's folder in the cache, written unless it is there and whole. Raises BundleError where it cannot be."""
     target = cache_folder() / bundle.manifest.digest
+    if _holds(target, bundle):
+        return target
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as scratch:
-            if target.exists():
-                if _holds(target, bundle):
-                    return target
+            if target.exists():  # a cleaner of old files took some of it
                 target.rename(Path(scratch) / "damaged")
             write_files(bundle, Path(scratch) / "bundle")
             try:

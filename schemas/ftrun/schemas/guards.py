@@ -35,9 +35,9 @@ class LossRunsAway(Section):
 class Overfitting(Section):
     """A loss that rises on held-out rows while it falls on those that train."""
 
-    action: Literal["warn", "stop", False] = "warn"
-    """What happens then. `stop` ends the run as finished: with `training.load_best_model_at_end` the best weights
-    are the ones that are kept."""
+    action: Literal["warn", "end", False] = "warn"
+    """What happens then. `end` ends training there, and the run finishes as usual: with
+    `training.load_best_model_at_end` the best weights are the ones that are saved."""
 
     gap: float = Field(default=0.5, gt=0.0)
     """How far the loss on held-out rows is above the training loss, in nats."""

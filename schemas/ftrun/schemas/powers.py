@@ -37,7 +37,7 @@ FREE = (
 RECORD = re.compile(r"tracking\.tags\.(?:ftrun|mlflow)\..*", re.IGNORECASE)
 SENDS = re.compile(r"(?:.*\.)?(?:push_to_hub|hub_\w+|report_to|trackio_\w+|proxies|tracking\.uri)")
 FUNCTION = re.compile(r"reward\.functions(?:\.\d+)?")
-ENGINES = ("training.deepspeed", "training.fsdp_config", "training.accelerator_config")
+ENGINE = "training.deepspeed"
 INIT = "training.model_init_kwargs"
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 HARMLESS_INIT = frozenset({"dtype", "torch_dtype", "revision", "low_cpu_mem_usage"})
@@ -123,10 +123,8 @@ def _judge(key: str, value: Any) -> Kind | None:
         return "code"
     if SENDS.fullmatch(key):
         return "sends"
-    if key in ENGINES and (isinstance(value, str) or key == ENGINES[0]):
-        return (
-            "engine"  # DeepSpeed has writers and monitors of its own, and what a file says is not seen here
-        )
+    if key == ENGINE:
+        return "engine"  # DeepSpeed has writers and monitors of its own
     if key.startswith(f"{INIT}.") and key.count(".") == INIT.count(".") + 1:
         is_known = last in HARMLESS_INIT or (last == "attn_implementation" and value in ATTENTION)
         return None if is_known else "code"

@@ -1,9 +1,11 @@
 """A base that the recipe extends cannot be used.
 
 Symptom: ftrun stops at the line with `extends:`.
-Cause: the base is not there, cannot be read, or extends the recipe that extends it.
-Fix: correct the path, which is relative to the file that says it, or break the circle.
-Prevention: keep bases beside the recipes that use them, and move them together.
+Cause: the base is not there, cannot be read, or extends the recipe that extends it. Or it is of a team's catalogue, and
+was not fetched, is no longer the content that `recipes.lock` holds, or asks for more than its own folder.
+Fix: correct the path, which is relative to the file that says it, or break the circle. `ftrun recipes lock` fetches a
+base of a catalogue, and `ftrun recipes show` what it asks for.
+Prevention: keep bases beside the recipes that use them, and move them together; push what many use, and lock it.
 """
 
 from __future__ import annotations

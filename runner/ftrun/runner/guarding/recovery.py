@@ -135,7 +135,10 @@ class Recovery:
         ]
         changes = shrink(recipe.training)
         alone = self.at.trainer.args.world_size == 1  # other processes know nothing of it
-        if not found or recipe.guards.memory_ran_out.action != "rollback" or not changes or not alone:
+        if not found:
+            raise error
+        if recipe.guards.memory_ran_out.action == "stop" or not changes or not alone:
+            self.events.tell(found[0], "stopped the run", step)
             raise error
         changed = ", ".join(f"{key}: {value}" for key, value in changes.items())
         checkpoints = list_checkpoints(self.folder)

@@ -48,6 +48,9 @@ class Watch:
     batches: Sequence[Any] = ()
     """The micro-batches of the last update."""
 
+    ending: bool = False
+    """Whether training is to end here, as it would behind its last step."""
+
     def attach(self, at: AtModel) -> None:
         """Watch a trainer that has not begun to train."""
         self.updates = History()
@@ -96,6 +99,9 @@ class Watch:
                     if (finding.id, finding.severity) not in self.warned:
                         self.events.tell(finding, "went on", step)
                     self.warned.add((finding.id, finding.severity))
+                elif action == "end":
+                    self.events.tell(finding, "ended training", step)
+                    self.ending = True
                 elif action != "raise_kl" or self.hold is None or not self.hold(finding, step):
                     raise Alarm(finding, action, step, batches, astray=isinstance(at, AtPolicy))
 
@@ -186,6 +192,7 @@ def _make_callback(watch: Watch, reader: _Reader) -> TrainerCallback:
         ) -> None:
             read(keep=0)
             watch.note_evaluation(state.global_step, dict(metrics or {}))
+            control.should_training_stop |= watch.ending
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             read(keep=0)

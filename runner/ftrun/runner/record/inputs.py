@@ -99,15 +99,19 @@ def describe_reference(source: str, revision: str | None) -> Facts:
 
 
 def describe_functions(recipe: BaseRecipe, folder: Path) -> Iterator[tuple[str, Facts]]:
-    """The files of code that a recipe names, by its keys: reward functions and a chat template of its own."""
+    """The small files that a recipe is made of besides rows, by its keys: reward functions, a chat template of its own,
+    the questions of a probe."""
     for index, name in enumerate(getattr(getattr(recipe, "reward", None), "functions", ())):
         path = _find_module(name.rpartition(":")[0], folder)
         if path is not None:
             yield f"reward.functions.{index}", _describe_code(name, path)
-    if (template := recipe.model.chat_template) is not None:
-        path = folder / Path(template).expanduser()
-        if path.is_file():
-            yield "model.chat_template", _describe_code(template, path)
+    named = {
+        "model.chat_template": recipe.model.chat_template,
+        "guards.knowledge_forgotten.probe": recipe.guards.knowledge_forgotten.probe,
+    }
+    for key, name in named.items():
+        if name is not None and (file := folder / Path(name).expanduser()).is_file():
+            yield key, _describe_code(name, file)
 
 
 def describe_seeds(recipe: BaseRecipe) -> Facts:

@@ -52,6 +52,7 @@ def open_registry(uri: str) -> RegistryStore:
 
     settle_libraries()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     place = resolve_uri(uri, Path())
     with _answering(redact_text(place)):
         return RegistryStore(connect(place), place, redact_text(place))
@@ -103,7 +104,7 @@ class RegistryStore:
             self._register(name)
             run_id = self._start_run(name)
             made = self.client.create_model_version(
-                f"{PREFIX}{name}", source=f"runs:/{run_id}/{FOLDER}", run_id=run_id
+                f"{PREFIX}{name}", source=f"runs:/{run_id}/{FOLDER}", run_id=run_id, await_creation_for=None
             )
             number = int(made.version)
             if version not in (None, number):  # another push was faster

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,22 +104,16 @@ class FolderStore:
             bundle = make(number)
             # A folder of mkdtemp would be closed to everyone else.
             scratch = home / f".new-{uuid.uuid4().hex}"
-            write_files(bundle, scratch)
             try:
+                write_files(bundle, scratch)
                 scratch.rename(home / str(number))
                 return bundle
             except OSError:
-                _remove(scratch)
                 if not (home / str(number)).exists():
                     raise
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
         raise BundleError(f"{name}@{version or 'next'} was stored by someone else just now.", "Push again.")
 
     def _next(self, name: str) -> int:
         return max(self.versions(name), default=0) + 1
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    with contextlib.suppress(OSError):
-        shutil.rmtree(folder)
