@@ -252,6 +252,21 @@ def test_ids_of_the_hub_are_left_alone(tmp_path: Path) -> None:
     assert not _found(model_path_missing, world)
 
 
+def test_a_folder_where_the_command_runs_is_not_taken_for_an_id_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = sft_full(tmp_path / "recipes")
+    world.recipe["model"]["path"] = "gpt2"
+    assert not _found(model_path_missing, world)
+    (tmp_path / "gpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (finding,) = _found(model_path_missing, world)
+    assert (
+        finding.fix
+        == "Paths are relative to the recipe: write `../gpt2`, or run elsewhere if you mean the hub."
+    )
+
+
 @pytest.mark.parametrize(
     "path", ["~nobody-here/model", "x" * 300, "my model", "C:\\models\\base", "train.jsonl"]
 )

@@ -256,9 +256,9 @@ def _last(course: Course, results: Mapping[str, Result]) -> Result:
 
 def _tags(course: Course, folder: Path) -> dict[str, str]:
     return {
+        **course.pipeline.pipeline.tracking.tags,
         "ftrun.version": metadata.version("ftrun"),
         "ftrun.kind": "pipeline",
         "ftrun.folder": str(folder),
         **describe_git(course.pipeline.path.parent),
-        **course.pipeline.pipeline.tracking.tags,
     }

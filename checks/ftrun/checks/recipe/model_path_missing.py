@@ -9,6 +9,7 @@ Prevention: name the model of an earlier run as `run:NAME`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,11 @@ def _judge_model(at: AtRecipe, path: str, key: str) -> Iterator[Finding]:
     elif path.startswith((".", "/", "~")) or HUB_ID.fullmatch(path) is None:
         message = f"{key} {path} is no folder (looked for {local}), and no id of the hub."
         yield Finding(message, suggest_path(path, folder), where)
+    elif kind_of(Path(path)) == "folder":  # which transformers takes for it, whatever the hub has
+        message = f"{key} {path} is no folder beside the recipe, and there is one where the command runs."
+        meant = Path(os.path.relpath(path, folder)).as_posix()
+        fix = f"Paths are relative to the recipe: write `{meant}`, or run elsewhere if you mean the hub."
+        yield Finding(message, fix, where)
     elif "/" in path and (near := nearest_path(path, folder)) and _begins_here(path, folder):
         message = f"{key} {path} is no folder here, and would be asked of the hub."
         yield Finding(message, f"If you mean `{near}`, write that.", where, severity="warning")

@@ -71,6 +71,7 @@ def make_tags(at: AtModel, report: Report, folder: Path) -> dict[str, str]:
     lock = read_lock(folder)
     assert lock is not None
     return {
+        **at.recipe.tracking.tags,
         "ftrun.version": metadata.version("ftrun"),
         "ftrun.kind": "run",
         "ftrun.method": at.recipe.method,
@@ -82,7 +83,6 @@ def make_tags(at: AtModel, report: Report, folder: Path) -> dict[str, str]:
         "ftrun.preflight": "warn" if warned else "pass",
         "ftrun.folder": str(folder),
         **describe_git(at.file.folder),
-        **at.recipe.tracking.tags,
     }
 
 
