@@ -82,7 +82,7 @@ def main(words: Sequence[str]) -> None:
             began = time.monotonic()
             rows.append(try_one(planted, clean, Path(folder) / str(number)))
             print(f"{tell(rows[-1])}  {time.monotonic() - began:.0f} s", flush=True)
-    undisturbed = {id(row.clean): row.clean for row in rows}.values()
+    undisturbed = {id(row.clean): row.clean for row in rows if not row.planted.in_recipe}.values()
     crying = [outcome.events for outcome in undisturbed if outcome.events]
     print(f"clean runs: {len(undisturbed)}, of which {len(crying)} with an event {crying}")
     if not words:
@@ -116,7 +116,9 @@ def tell(row: Row) -> str:
     if outcome.error:
         done = "stopped" if "stopped the run" in outcome.error else outcome.error[:60]
     told = row.told or "none"
-    losses = " | ".join(f"{one.loss:.4g}" for one in (outcome, row.twin, row.clean))
+    compared = (outcome,) if planted.in_recipe else (outcome, row.twin, row.clean)
+    shown = ["–" if math.isnan(one.loss) else f"{one.loss:.4g}" for one in compared]
+    losses = " | ".join([*shown, "–", "–"][:3])
     verdict = "as it should" if row.is_told and (row.is_near or not planted.transient) else "**missed**"
     return f"| {planted.what} | {told} | {late} | {done} | {losses} | {verdict} |"
 
@@ -163,8 +165,12 @@ writes this page; some of it is held in `tests/runner/test_guards_optimisation.p
 | told at the step or the next one, of what a step shows | {prompt} |
 | clean runs in which a guard says something | {crying} |
 
-The loss is the mean of the last five steps; of PPO it is the score. Steps later are counted from the event; memory that runs out is told by the steps made. Measured
-with {versions} on a CPU.
+The loss is the mean of the last five steps; of PPO it is the score. Steps later are counted from the event; memory that
+runs out is told by the steps made. Measured with {versions} on a CPU.
+
+What is not recovered by default is a spike that nothing clips: GUARD018 warns, and `guards.gradient_norm_spikes.action:
+rollback` goes back. A tenth of the learning rate, which is the remedy where no row is to blame, is what keeps these
+short runs from the loss of their clean ones.
 
 | what goes wrong | first told by | steps later | in the end | loss | twin | clean | |
 |---|---|---|---|---|---|---|---|

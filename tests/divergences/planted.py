@@ -42,6 +42,9 @@ class Divergence:
     transient: bool = True
     """It happens once: the run is to end as its clean twin. Otherwise it is to be told, and to stop where it must."""
 
+    in_recipe: bool = False
+    """The recipe itself is at fault: there is no run without it."""
+
     within: int | None = 1
     """Steps within which it is told; None where it is not a step's event."""
 
@@ -388,7 +391,14 @@ def _lasting() -> list[Divergence]:
     ]
     return [
         Divergence(
-            what, make, plant, ids, transient=False, within=None, change=change or (lambda world: None)
+            what,
+            make,
+            plant,
+            ids,
+            transient=False,
+            in_recipe="betas" in what,
+            within=None,
+            change=change or (lambda world: None),
         )
         for what, make, plant, ids, change in told
     ]
