@@ -299,11 +299,11 @@ class Guards(Section):
     reward_without_gain: RewardWithoutGain = Field(default_factory=RewardWithoutGain)
     """GUARD019."""
 
-    rollbacks: int = Field(default=3, ge=0)
+    rollbacks: int = Field(default=4, ge=0)
     """How often a run may go back before it stops."""
 
     learning_rate_factor: float = Field(default=0.1, gt=0.0, le=1.0)
-    """What the learning rate is multiplied by after a rollback for which no row is to blame."""
+    """What the learning rate is multiplied by where leaving a step out did not help."""
 
     max_grad_norm: float = Field(default=0.5, gt=0.0)
     """What gradients are clipped to after such a rollback, where they were not clipped to less."""

@@ -77,7 +77,13 @@ class Recovery:
     """The alarm whose rows are still to be looked at with good weights."""
 
     tried: list[int] = field(default_factory=list)
-    """Steps of the checkpoints that were gone back to."""
+    """Steps of the checkpoints from which a slower course was begun."""
+
+    suspected: int | None = None
+    """The step that is left out although no row of it is known to be to blame."""
+
+    again: bool = False
+    """Whether leaving it out did not help."""
 
     def train(self, checkpoint: Path | None) -> AtModel:
         """Train from a checkpoint, or from the start, to the end; returns what was trained in the end.
@@ -113,16 +119,19 @@ class Recovery:
                 f"{alarm.finding.id} stopped the run at step {alarm.step}{tries}: {alarm.finding.message}"
             )
         self.rollbacks += 1
-        since = alarm.step if alarm.finding.since is None else alarm.finding.since
-        good = [step for step in list_checkpoints(self.folder) if step < since and step not in self.tried]
+        known, since = list_checkpoints(self.folder), began(alarm)
+        # A run that has written a checkpoint behind the step that was left out has got past it.
+        self.again = self.suspected is not None and max(known, default=0) <= self.suspected
+        good = [step for step in known if step < since and step not in self.tried]
         step = max(good, default=0)
-        self.tried.append(step)
+        if self.again:
+            self.tried.append(step)
         self.judged = alarm
         if alarm.astray:
             before = read_coefficient(self.at.trainer)
             self.remedy.coefficient = raise_coefficient(before, settings.kl_coef_factor)
         self._rebuild({})
-        return list_checkpoints(self.folder).get(step)
+        return known.get(step)
 
     def _make_room(self, error: Exception, watch: Watch) -> Path | None:
         """Smaller micro-batches, and the newest checkpoint. Raises the error where it is not of memory."""
@@ -194,9 +203,15 @@ def _make_callback(recovery: Recovery) -> TrainerCallback:
     return ApplyRemedy()
 
 
+def began(alarm: Alarm) -> int:
+    """The step at which what an alarm is about began."""
+    return alarm.step if alarm.finding.since is None else alarm.finding.since
+
+
 def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
-    """Ask the good weights for the loss of each row of the update that went wrong. Rows for which it is no number are
-    to blame: the step is left out. Otherwise it is training that went wrong: it goes on more slowly."""
+    """Leave out the step that went wrong, and name the rows to blame: those for whose loss the good weights have no
+    number either. Where there are none and that did not help, training itself went wrong: it goes on more slowly. The
+    steps of PPO are parts of a rollout, of which none can be left out."""
     settings, at = recovery.at.recipe.guards, recovery.at
     if alarm.astray:
         name = "KL coefficient" if at.recipe.method == "ppo" else "beta"
@@ -206,16 +221,23 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
             done += f" and {recovery.remedy.learning_rate_factor:.3g} of the learning rate"
         recovery.events.tell(alarm.finding, done, alarm.step)
         return
-    culprits = find_culprits(at, alarm.batches)
+    remedy, culprits = recovery.remedy, find_culprits(at, alarm.batches)
     if culprits:
-        recovery.remedy.skipped.add(alarm.step)
+        remedy.skipped.add(alarm.step)
         finding = replace(alarm.finding, evidence=name_rows(at, culprits))
         rows = "; ".join(finding.evidence)
         recovery.events.tell(
             finding, f"went back to step {step}, and leaves out step {alarm.step}, for {rows}", alarm.step
         )
         return
-    remedy = recovery.remedy
+    if not recovery.again and at.recipe.method != "ppo":
+        recovery.suspected = began(alarm)
+        remedy.skipped.add(recovery.suspected)
+        recovery.events.tell(
+            alarm.finding, f"went back to step {step}, and leaves out step {recovery.suspected}", alarm.step
+        )
+        return
+    remedy.skipped.discard(recovery.suspected or 0)
     remedy.learning_rate_factor *= settings.learning_rate_factor
     remedy.max_grad_norm = settings.max_grad_norm
     recovery.events.tell(
