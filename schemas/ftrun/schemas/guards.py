@@ -299,7 +299,7 @@ class Guards(Section):
     reward_without_gain: RewardWithoutGain = Field(default_factory=RewardWithoutGain)
     """GUARD019."""
 
-    rollbacks: int = Field(default=4, ge=0)
+    rollbacks: int = Field(default=5, ge=0)
     """How often a run may go back before it stops."""
 
     learning_rate_factor: float = Field(default=0.1, gt=0.0, le=1.0)

@@ -79,11 +79,16 @@ class Recovery:
     tried: list[int] = field(default_factory=list)
     """Steps of the checkpoints from which a slower course was begun."""
 
-    suspected: int | None = None
-    """The step that is left out although no row of it is known to be to blame."""
+    bad: int | None = None
+    """The step that went wrong last."""
 
-    again: bool = False
-    """Whether leaving it out did not help."""
+    attempt: int = 0
+    """How often the run went back without getting past it."""
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether it is time for a lower rate. PPO's steps are parts of a rollout, of which none can be left out."""
+        return self.attempt > (0 if self.at.recipe.method == "ppo" else 1)
 
     def train(self, checkpoint: Path | None) -> AtModel:
         """Train from a checkpoint, or from the start, to the end; returns what was trained in the end.
@@ -120,11 +125,12 @@ class Recovery:
             )
         self.rollbacks += 1
         known, since = list_checkpoints(self.folder), began(alarm)
-        # A run that has written a checkpoint behind the step that was left out has got past it.
-        self.again = self.suspected is not None and max(known, default=0) <= self.suspected
+        # A run that has written a checkpoint behind the step that went wrong has got past it.
+        passed = self.bad is None or max(known, default=0) > self.bad
+        self.attempt, self.bad = 0 if passed else self.attempt + 1, since
         good = [step for step in known if step < since and step not in self.tried]
         step = max(good, default=0)
-        if self.again:
+        if self.is_slowed:
             self.tried.append(step)
         self.judged = alarm
         if alarm.astray:
@@ -209,9 +215,9 @@ def began(alarm: Alarm) -> int:
 
 
 def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
-    """Leave out the step that went wrong, and name the rows to blame: those for whose loss the good weights have no
-    number either. Where there are none and that did not help, training itself went wrong: it goes on more slowly. The
-    steps of PPO are parts of a rollout, of which none can be left out."""
+    """Name the rows to blame, those for whose loss the good weights have no number either, and leave their step out.
+    Without any the run goes on as before: what went wrong once may not come again. If it does, the step is left out; if
+    that does not help, training itself went wrong, and goes on more slowly."""
     settings, at = recovery.at.recipe.guards, recovery.at
     if alarm.astray:
         name = "KL coefficient" if at.recipe.method == "ppo" else "beta"
@@ -230,14 +236,15 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
             finding, f"went back to step {step}, and leaves out step {alarm.step}, for {rows}", alarm.step
         )
         return
-    if not recovery.again and at.recipe.method != "ppo":
-        recovery.suspected = began(alarm)
-        remedy.skipped.add(recovery.suspected)
+    if recovery.attempt == 0:
+        recovery.events.tell(alarm.finding, f"went back to step {step}, and goes on as before", alarm.step)
+        return
+    if not recovery.is_slowed:
+        remedy.skipped.add(began(alarm))
         recovery.events.tell(
-            alarm.finding, f"went back to step {step}, and leaves out step {recovery.suspected}", alarm.step
+            alarm.finding, f"went back to step {step}, and leaves out step {began(alarm)}", alarm.step
         )
         return
-    remedy.skipped.discard(recovery.suspected or 0)
     remedy.learning_rate_factor *= settings.learning_rate_factor
     remedy.max_grad_norm = settings.max_grad_norm
     recovery.events.tell(
