@@ -161,7 +161,7 @@ writes this page; some of it is held in `tests/runner/test_guards_optimisation.p
 |---|---|
 | told by a guard of its cause, or silent where it does no harm | {told} |
 | end within 5 % of the twin's loss, of those that happen once | {near} |
-| … of the clean run's, which was never slowed down | {same} |
+| … of the clean run's, in which nothing happened | {same} |
 | told at the step or the next one, of what a step shows | {prompt} |
 | clean runs in which a guard says something | {crying} |
 
@@ -169,8 +169,8 @@ The loss is the mean of the last five steps; of PPO it is the score. Steps later
 runs out is told by the steps made. Measured with {versions} on a CPU.
 
 What is not recovered by default is a spike that nothing clips: GUARD018 warns, and `guards.gradient_norm_spikes.action:
-rollback` goes back. A tenth of the learning rate, which is the remedy where no row is to blame, is what keeps these
-short runs from the loss of their clean ones.
+rollback` goes back. What lasts, such as a rate that is too high for good, ends near its slowed twin and not near its
+clean run.
 
 | what goes wrong | first told by | steps later | in the end | loss | twin | clean | |
 |---|---|---|---|---|---|---|---|
