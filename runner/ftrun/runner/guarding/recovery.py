@@ -85,6 +85,9 @@ class Recovery:
     attempt: int = 0
     """How often the run went back without getting past it."""
 
+    suspected: int | None = None
+    """The step that was left out although no row of it is known to be to blame."""
+
     @property
     def is_slowed(self) -> bool:
         """Whether it is time for a lower rate. PPO's steps are parts of a rollout, of which none can be left out."""
@@ -240,11 +243,13 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
         recovery.events.tell(alarm.finding, f"went back to step {step}, and goes on as before", alarm.step)
         return
     if not recovery.is_slowed:
-        remedy.skipped.add(began(alarm))
+        recovery.suspected = began(alarm)
+        remedy.skipped.add(recovery.suspected)
         recovery.events.tell(
-            alarm.finding, f"went back to step {step}, and leaves out step {began(alarm)}", alarm.step
+            alarm.finding, f"went back to step {step}, and leaves out step {recovery.suspected}", alarm.step
         )
         return
+    remedy.skipped.discard(recovery.suspected or 0)
     remedy.learning_rate_factor *= settings.learning_rate_factor
     remedy.max_grad_norm = settings.max_grad_norm
     recovery.events.tell(
