@@ -74,7 +74,9 @@ def run(
 
 @app.command(rich_help_panel=RUN)
 def init(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="What to train: sft.", show_default=False)],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="sft, reward, dpo or ppo.", show_default=False)
+    ],
     data: Annotated[
         Path | None,
         typer.Argument(metavar="[DATA]", help="Your rows; their columns are read.", show_default=False),
