@@ -7,7 +7,7 @@ from typing import Any
 from tests.faults.materials import copy_model, make_scorer
 from tests.faults.plants import Fault, PlainRun
 
-from ftrun.checks.model.score_depends_on_batch import the_last_column_is_scored
+from ftrun.checks.model import score_depends_on_batch
 from ftrun.checks.stages import AtModel
 from ftrun.checks.testing import World, dpo_full, reward_full
 
@@ -343,6 +343,6 @@ W009 = Fault(
 )
 
 
-W009.planted(reward_full, told="RM005", at="model", note="No recipe can bring a model that does so.")(
-    the_last_column_is_scored
-)
+@W009.planted(reward_full, told="RM005", at="model", note="No recipe can bring a model that does so.")
+def the_last_column_is_scored(world: World) -> None:
+    score_depends_on_batch.the_last_column_is_scored(world)

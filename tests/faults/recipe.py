@@ -9,7 +9,7 @@ from tests.faults.materials import hold_out
 from tests.faults.plants import Fault, Unplanted
 
 from ftrun.checks.stages import AtModel
-from ftrun.checks.step.evaluation_is_random import noise_is_left_on_the_embeddings
+from ftrun.checks.step import evaluation_is_random
 from ftrun.checks.testing import World, dpo_full, ppo_full, reward_full, sft_full
 
 R001 = Fault(
@@ -151,7 +151,9 @@ def an_alpha_of_five_hundred(world: World) -> None:
     world.recipe["training"]["neftune_noise_alpha"] = 500
 
 
-R013.planted(sft_full, told="TRAIN031", at="step")(noise_is_left_on_the_embeddings)
+@R013.planted(sft_full, told="TRAIN031", at="step")
+def noise_stays_on(world: World) -> None:
+    evaluation_is_random.noise_is_left_on_the_embeddings(world)
 
 
 R014 = Fault(
