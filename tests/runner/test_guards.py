@@ -143,40 +143,37 @@ def test_a_run_stops_where_rollbacks_do_not_help(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "healthy-1" / "model").exists()
 
 
-def test_a_loss_that_runs_away_goes_back(tmp_path: Path) -> None:
+def test_a_loss_that_runs_away_again_and_again_is_slowed_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import SFTTrainer
+
     world = sft_full(tmp_path)
+    world.recipe["training"] |= {"learning_rate": 1e-3, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    # Some checkpoints are written within the rise, before it is told.
     world.recipe["training"] |= {
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
         "max_steps": 60,
         "save_strategy": "steps",
-        "save_steps": 20,
+        "save_steps": 2,
+        "max_grad_norm": 0.0,
     }
     world.recipe["guards"] = {"loss_runs_away": {"window": 5, "action": "rollback"}}
-    step = Trainer.training_step
+    step = SFTTrainer.training_step
 
     def climb(self: Trainer, model: Any, inputs: Any, items: Any = None) -> torch.Tensor:
         """From step 40 on, until it is trained more slowly, the model is pulled away from what it has learnt."""
         loss: torch.Tensor = step(self, model, inputs, items)
-        rate = self.optimizer.param_groups[0]["lr"]
-        if self.state.global_step >= 40 and rate > 5e-4:
+        if self.state.global_step >= 40 and self.optimizer.param_groups[0]["lr"] > 5e-4:
             for weight in model.parameters():
                 weight.grad.neg_().mul_(100)
         return loss
 
-    from trl import SFTTrainer
-
-    original = SFTTrainer.training_step
-    try:
-        SFTTrainer.training_step = climb
-        world.recipe["training"]["max_grad_norm"] = 0.0
-        world.recipe["training"]["learning_rate"] = 1e-3
-        assert run(world) == 0
-    finally:
-        SFTTrainer.training_step = original
-    told = events(world)
-    assert told[0]["guard"] == "GUARD002" and "went back to step 40" in told[0]["done"]
+    monkeypatch.setattr(SFTTrainer, "training_step", climb)
+    assert run(world) == 0
+    told = [one for one in events(world) if one["guard"] == "GUARD002"]
+    assert [one["done"].split(", ")[1].split()[0] for one in told] == ["and", "and", "with"]
+    gone_back = [int(one["done"].split("step ")[1].split(",")[0]) for one in told]
+    assert told[0]["step"] > 44 and max(gone_back) <= 42
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_every_update(

@@ -79,8 +79,11 @@ class Recovery:
     tried: list[int] = field(default_factory=list)
     """Steps of the checkpoints from which a slower course was begun."""
 
-    bad: int | None = None
-    """The step that went wrong last."""
+    last: int | None = None
+    """The step of the last alarm."""
+
+    since: int = 0
+    """The step at which what it is about began."""
 
     attempt: int = 0
     """How often the run went back without getting past it."""
@@ -127,11 +130,15 @@ class Recovery:
                 f"{alarm.finding.id} stopped the run at step {alarm.step}{tries}: {alarm.finding.message}"
             )
         self.rollbacks += 1
-        known, since = list_checkpoints(self.folder), began(alarm)
-        # A run that has written a checkpoint behind the step that went wrong has got past it.
-        passed = self.bad is None or max(known, default=0) > self.bad
-        self.attempt, self.bad = 0 if passed else self.attempt + 1, since
-        good = [step for step in known if step < since and step not in self.tried]
+        known = list_checkpoints(self.folder)
+        since = alarm.step if alarm.finding.since is None else alarm.finding.since
+        # A run that wrote a checkpoint behind the last alarm, before this trouble began, had got past that one.
+        if self.last is None or any(self.last < step < since for step in known):
+            self.attempt, self.since = 0, since
+        else:
+            self.attempt, self.since = self.attempt + 1, min(since, self.since)
+        self.last = alarm.step
+        good = [step for step in known if step < self.since and step not in self.tried]
         step = max(good, default=0)
         if self.is_slowed:
             self.tried.append(step)
@@ -212,11 +219,6 @@ def _make_callback(recovery: Recovery) -> TrainerCallback:
     return ApplyRemedy()
 
 
-def began(alarm: Alarm) -> int:
-    """The step at which what an alarm is about began."""
-    return alarm.step if alarm.finding.since is None else alarm.finding.since
-
-
 def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
     """Name the rows to blame, those for whose loss the good weights have no number either, and leave their step out.
     Without any the run goes on as before: what went wrong once may not come again. If it does, the step is left out; if
@@ -243,10 +245,10 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
         recovery.events.tell(alarm.finding, f"went back to step {step}, and goes on as before", alarm.step)
         return
     if not recovery.is_slowed:
-        recovery.suspected = began(alarm)
-        remedy.skipped.add(recovery.suspected)
+        remedy.skipped.add(recovery.since)
+        recovery.suspected = recovery.since
         recovery.events.tell(
-            alarm.finding, f"went back to step {step}, and leaves out step {recovery.suspected}", alarm.step
+            alarm.finding, f"went back to step {step}, and leaves out step {recovery.since}", alarm.step
         )
         return
     remedy.skipped.discard(recovery.suspected or 0)
