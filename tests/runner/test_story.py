@@ -202,7 +202,7 @@ def test_runs_are_listed_with_their_stages_the_newest_first(
     assert (listed["healthy-1"]["step"], listed["healthy-1"]["steps"]) == (12, 12)
     assert listed["healthy-1"]["loss"] == last[1]
     assert listed["healthy-1"]["held_out"].endswith(" loss")
-    assert (listed["saved-1"]["guard_events"], listed["burnt-1"]["guard_events"]) == (1, 2)
+    assert (listed["saved-1"]["guard_events"], listed["burnt-1"]["guard_events"]) == (3, 2)
     assert (listed["burnt-1"]["step"], listed["burnt-1"]["steps"]) == (1, 6)
 
     assert list_runs(runs, None, "story", False, "text") == 0
