@@ -255,8 +255,8 @@ def test_every_row_is_an_example_or_told(tmp_path: Path) -> None:
     ]
     found = load(tmp_path, rows, columns={"prompt": "question", "completion": "answer"})
     assert found.format == "prompt_completion" and found.columns == ("question", "answer")
-    assert found.examples == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "b"}]
-    assert found.numbers == [1, 4]
+    assert list(found.examples) == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "b"}]
+    assert list(found.numbers) == [1, 4]
     assert [(bad.row, bad.reason) for bad in found.bad] == [
         (2, "a row must be an object with named columns, found a number"),
         (3, "column prompt is empty"),

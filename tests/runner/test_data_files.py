@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
+from ftrun.checks.rows import BadRow
 from ftrun.runner.data.files import read_head, read_source
 from ftrun.runner.data.sources import load_source
 from ftrun.schemas.errors import DataError
@@ -31,15 +32,13 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def read(path: str, folder: Path, **keys: Any) -> list[tuple[int, dict[str, Any]]]:
-    found = read_source(Source(path=path, **keys), folder)
-    assert not found.bad
-    return list(found.rows)
+def read(path: str, folder: Path, **keys: Any) -> list[tuple[int, Any]]:
+    return list(read_source(Source(path=path, **keys), folder))
 
 
 def refuse(path: str, folder: Path, **keys: Any) -> str:
     with pytest.raises(DataError) as caught:
-        read_source(Source(path=path, **keys), folder)
+        read(path, folder, **keys)
     assert path in str(caught.value)
     return str(caught.value)
 
@@ -193,9 +192,10 @@ def test_bad_lines_are_told_by_number_and_the_others_kept(tmp_path: Path) -> Non
         b'{"text": "last"}',
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    found = read_source(Source(path="a.jsonl"), tmp_path)
-    assert found.rows == ((1, {"text": "one"}), (10, {"text": "whole 👍"}), (14, {"text": "last"}))
-    reasons = {bad.row: bad.reason for bad in found.bad}
+    found = read("a.jsonl", tmp_path)
+    rows = [(number, row) for number, row in found if not isinstance(row, BadRow)]
+    assert rows == [(1, {"text": "one"}), (10, {"text": "whole 👍"}), (14, {"text": "last"})]
+    reasons = {number: bad.reason for number, bad in found if isinstance(bad, BadRow)}
     assert sorted(reasons) == [3, 4, 5, 6, 7, 8, 9, 12, 13]
     assert "not JSON" in reasons[3]
     assert reasons[4] == "a row must be an object with named columns, found text"
@@ -207,9 +207,9 @@ def test_bad_lines_are_told_by_number_and_the_others_kept(tmp_path: Path) -> Non
 
 def test_columns_that_do_not_match_the_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,completion\na,b\nc\nd,e,f\ng,h\n", "utf-8")
-    found = read_source(Source(path="a.csv"), tmp_path)
-    assert [number for number, _ in found.rows] == [1, 4]
-    assert [(bad.row, bad.reason) for bad in found.bad] == [
+    found = read("a.csv", tmp_path)
+    assert [number for number, row in found if not isinstance(row, BadRow)] == [1, 4]
+    assert [(bad.row, bad.reason) for _, bad in found if isinstance(bad, BadRow)] == [
         (2, "has 1 columns, and the header has 2"),
         (3, "has 3 columns, and the header has 2"),
     ]
@@ -402,7 +402,7 @@ def test_a_hub_data_set_out_of_reach_is_told_soon(tmp_path: Path) -> None:
     ask = (
         "from pathlib import Path; from ftrun.runner.data.files import read_source; "
         "from ftrun.schemas.sections import Source; from ftrun.schemas.errors import DataError\n"
-        "try: read_source(Source(path='nobody/nothing'), Path('.'))\n"
+        "try: list(read_source(Source(path='nobody/nothing'), Path('.')))\n"
         "except DataError as error: print(error)"
     )
     path = os.pathsep.join(str(ROOT / name) for name in ("runner", "checks", "schemas"))

@@ -569,7 +569,7 @@ def test_a_span_that_ends_on_dropped_space_ends_there() -> None:
     """transformers marks the rest of the row there, which would train the user's turn."""
     tokenizer = load("word piece")
     row = Rendered("the lamp. the button", False, spans=((0, 10),))
-    tokens = tokenise([[row]], tokenizer)
+    [tokens] = tokenise([[row]], tokenizer)
     trained = [label for label in tokens.labels.tolist() if label != IGNORED]
     assert tokenizer.decode(trained).replace(" ", "") == "thelamp."
 
@@ -580,7 +580,7 @@ def test_a_tokenizer_that_python_changes_is_asked_itself() -> None:
             return super().__call__(text.upper(), *arguments, **settings)
 
     tokenizer = Shouting(tokenizer_object=byte_level(), eos_token="</s>", pad_token="<pad>")
-    tokens = tokenise([[Rendered("the lamp", True, prompt="the")]], tokenizer)
+    [tokens] = tokenise([[Rendered("the lamp", True, prompt="the")]], tokenizer)
     assert tokenizer.decode(tokens.ids) == "THE LAMP"
     assert tokenizer.decode([label for label in tokens.labels.tolist() if label != IGNORED]) == " LAMP"
 
@@ -588,5 +588,5 @@ def test_a_tokenizer_that_python_changes_is_asked_itself() -> None:
 def test_offsets_are_left_as_they_were() -> None:
     tokenizer = load("byte level, trimmed")
     before = tokenizer.backend_tokenizer.to_str()
-    tokenise([[Rendered("the lamp", True, prompt="the ")]], tokenizer)
+    list(tokenise([[Rendered("the lamp", True, prompt="the ")]], tokenizer))
     assert tokenizer.backend_tokenizer.to_str() == before

@@ -91,6 +91,16 @@ def cut_rows(rows: Rows) -> NDArray[np.bool_]:
     return cut
 
 
+def margins_of(rows: Rows) -> NDArray[np.float64]:
+    """By how much the chosen side of each pair is the better one, as its file says; NaN where it does not: shape
+    (pairs,)."""
+    import numpy as np
+
+    pairs = (rows.examples[number] for number in range(0, len(rows), 2))
+    told = (pair.get("margin") for pair in pairs)
+    return np.fromiter((np.nan if one is None else one for one in told), np.float64, len(rows) // 2)
+
+
 def spread(count: int, most: int) -> NDArray[np.int64]:
     """Up to `most` of the numbers below `count`, evenly spread, from the first to the last."""
     import numpy as np

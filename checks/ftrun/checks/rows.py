@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ftrun.schemas.mistake import Where
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
+
+BLOCK = 1 << 22
+"""Tokens that are looked at together where all are."""
 
 LossOn = Literal["completion", "assistant", "all", "nothing"]
 """Which tokens are trained. `nothing`: rows are prompts, which a model is to answer while training."""
@@ -67,7 +72,8 @@ class SourceRows:
     """The columns of the file, as they are called there."""
 
     examples: Sequence[Mapping[str, Any]]
-    """Each row in one of TRL's shapes: {text}, {prompt, completion} or {messages}, with tools; or {prompt}.
+    """Each row, read again when it is asked for, in one of TRL's shapes: {text}, {prompt, completion} or {messages},
+    with tools; or {prompt}.
 
     A pair of answers is two examples, the chosen one before the rejected one, of one prompt."""
 
@@ -144,6 +150,9 @@ class Row:
 class Rows:
     """All rows of a split, in the order in which the data set holds them.
 
+    Arrays of tokens may be larger than memory: they are mapped from files where they are large. What looks at every
+    token goes by `blocks`.
+
     Of pairs, row 2i is the chosen side of pair i and row 2i + 1 the rejected one, each whole with its prompt.
     Row i is `ids[starts[i]:starts[i + 1]]`, with `labels` at the same places: a token's own id where it
     is trained, −100 where it is not.
@@ -184,6 +193,11 @@ class Rows:
         return (self[index] for index in range(len(self)))
 
     @property
+    def examples(self) -> Sequence[Mapping[str, Any]]:
+        """The example of each row."""
+        return _Examples(self)
+
+    @property
     def sides(self) -> int:
         """Rows that stand together: 2 for pairs of answers."""
         return max(source.sides for source in self.sources)
@@ -193,14 +207,77 @@ class Rows:
         """Tokens of each row as it trains: shape (rows,)."""
         return self.starts[1:] - self.starts[:-1]
 
-    @property
+    @cached_property
     def trained(self) -> NDArray[np.int64]:
         """Trained tokens of each row: shape (rows,)."""
+        return self.each(lambda block: block.count(block.labels != IGNORED))
+
+    def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many tokens of each row are among these: `tokens` of shape (tokens,), result of shape (rows,)."""
         import numpy as np
 
-        total = np.concatenate(([0], np.cumsum(self.labels != IGNORED, dtype=np.int64)))
+        total = np.concatenate(([0], tokens.cumsum(dtype=np.int64)))
         return total[self.starts[1:]] - total[self.starts[:-1]]
+
+    def each(self, measure: Callable[[Rows], NDArray[Any]]) -> NDArray[Any]:
+        """What `measure` makes of every row, block by block: shape (rows, …)."""
+        import numpy as np
+
+        return np.concatenate([measure(block) for _, block in self.blocks()] or [measure(self)])
+
+    def blocks(self, most: int = BLOCK) -> Iterator[tuple[int, Rows]]:
+        """All rows in pieces of about `most` tokens, sides of a row together, each with the number of its first row.
+
+        Memory of mapped files that a piece was read from is let go of when the next one is asked for.
+        """
+        first, sides = 0, self.sides
+        while first < len(self):
+            last = int(self.starts.searchsorted(self.starts[first] + most, "right")) - 1
+            last = max(last - (last - first) % sides, first + sides)
+            start, end = self.starts[first], self.starts[last]
+            yield (
+                first,
+                replace(
+                    self,
+                    ids=self.ids[start:end],
+                    labels=self.labels[start:end],
+                    starts=self.starts[first : last + 1] - start,
+                    full_lengths=self.full_lengths[first:last],
+                    origins=self.origins[first:last],
+                ),
+            )
+            self.release()
+            first = last
+
+    def release(self) -> None:
+        """Let go of the memory that holds what was read of mapped files; it is read again when it is asked for."""
+        for array in (self.ids, self.labels):
+            base: Any = array
+            while hasattr(base, "base"):
+                base = base.base
+            if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                base.madvise(mmap.MADV_DONTNEED)
 
     def where(self, source: int, example: int) -> Where:
         """The file and row that an example was read from."""
         return Where(file=self.sources[source].label, row=self.sources[source].numbers[example])
+
+
+@dataclass(frozen=True)
+class _Examples(Sequence[Mapping[str, Any]]):
+    """The examples of rows, each read when it is asked for."""
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mapping[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        source, example = (int(part) for part in self.rows.origins[index])
+        return self.rows.sources[source].examples[example]

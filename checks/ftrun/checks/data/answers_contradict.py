@@ -12,11 +12,11 @@ about a quarter (arXiv 2203.02155, section 3.4). More than 10 % of the pairs is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding, Severity
+from ftrun.checks.fingerprints import pair_keys, token_keys
 from ftrun.checks.stages import AtData
 
 if TYPE_CHECKING:
@@ -27,29 +27,25 @@ MANY, SOME = 0.10, 0.01
 
 @check("DATA041", title="no pair contradicts another", severity="warning", methods=("reward", "dpo"))
 def answers_contradict(at: AtData) -> Iterator[Finding]:
+    import numpy as np
+
     rows = at.train
-    ids = rows.ids.tobytes()
-    size = rows.ids.itemsize
-    sides = [ids[size * start : size * end] for start, end in pairwise(rows.starts.tolist())]
-    pairs = list(zip(sides[::2], sides[1::2], strict=True))
-    places = {pair: number for number, pair in enumerate(pairs)}
-    opposed = [
-        (number, places[rejected, chosen])
-        for number, (chosen, rejected) in enumerate(pairs)
-        if chosen != rejected and (rejected, chosen) in places
-    ]
-    if not opposed:
+    sides = token_keys(rows).reshape(-1, 2)
+    pairs, turned = pair_keys(sides), pair_keys(sides[:, ::-1])
+    found = np.flatnonzero(np.isin(turned, pairs) & (sides[:, 0] != sides[:, 1]))
+    if not len(found):
         return
-    share = len(opposed) / len(pairs)
+    share = len(found) / len(pairs)
+    opposed = [(int(one), int(np.flatnonzero(pairs == turned[one])[-1])) for one in found[:4]]
     first, other = (rows[2 * number].where for number in opposed[0])
     yield Finding(
-        message=f"{len(opposed)} of {len(pairs)} pairs ({share:.1%}) have another with the same answers the other "
+        message=f"{len(found)} of {len(pairs)} pairs ({share:.1%}) have another with the same answers the other "
         "way round.",
         fix="Keep one pair of each two that contradict each other.",
         where=first,
         evidence=(
             f"{first} prefers what {other} rejects",
-            *(f"{rows[2 * one].where} and {rows[2 * two].where}" for one, two in opposed[1:4]),
+            *(f"{rows[2 * one].where} and {rows[2 * two].where}" for one, two in opposed[1:]),
         ),
         severity=_grade(share),
     )

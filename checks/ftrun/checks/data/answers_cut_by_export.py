@@ -10,18 +10,21 @@ that ends a sentence or a block, and are prose of at least 100 characters; no ot
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
 from ftrun.checks.examples import clip, parts_of
 from ftrun.checks.finding import Finding
-from ftrun.checks.rows import SourceRows
+from ftrun.checks.rows import LossOn, SourceRows
 from ftrun.checks.stages import AtData
 from ftrun.schemas.mistake import Where
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ftrun.checks.testing import World
 
 LONG, LEAST, SHARE = 100, 5, 0.05
@@ -39,41 +42,53 @@ UNENDED = 0.8
     methods=("sft", "reward", "dpo"),
 )
 def answers_cut_by_export(at: AtData) -> Iterator[Finding]:
+    import numpy as np
+
     for source in at.sources:
-        answers = _answers(source)
-        if not answers:
+        numbers, lengths = _answers(source)
+        if not len(numbers):
             continue
-        counts = Counter(len(text) for _, text in answers)
-        longest = max(counts)
-        cut = [(i, text) for i, text in answers if len(text) == longest]
-        others = max((count for length, count in counts.items() if length != longest), default=0)
-        unended = sum(not text.rstrip().endswith(ENDS) for _, text in cut)
-        if (
-            longest >= LONG
-            and len(cut) >= max(LEAST, SHARE * len(answers), 2 * others)
-            and unended >= UNENDED * len(cut)
-            and sum(text.count(" ") for _, text in cut) >= len(cut) * longest / WORD
-        ):
-            number, text = cut[0]
+        longest = int(lengths.max())
+        others = int(np.bincount(lengths[lengths < longest], minlength=1).max())
+        cut = numbers[lengths == longest].tolist()
+        if longest < LONG or len(cut) < max(LEAST, SHARE * len(numbers), 2 * others):
+            continue
+        texts = (_answer(source, number) for number in cut)
+        unended, spaces = 0, 0
+        for text in texts:
+            unended += not text.rstrip().endswith(ENDS)
+            spaces += text.count(" ")
+        if unended >= UNENDED * len(cut) and spaces >= len(cut) * longest / WORD:
             yield Finding(
-                message=f"{len(cut)} of {len(answers)} answers of {source.label} are {longest} characters "
+                message=f"{len(cut)} of {len(numbers)} answers of {source.label} are {longest} characters "
                 f"long, as long as the longest, and {unended} of them break off.",
                 fix="Export the answers again, whole, or remove those of that length.",
-                where=Where(file=source.label, row=source.numbers[number], key=source.key),
-                evidence=(f"row {source.numbers[number]} ends {clip(text[-40:])}",),
+                where=Where(file=source.label, row=source.numbers[cut[0]], key=source.key),
+                evidence=(f"row {source.numbers[cut[0]]} ends {clip(_answer(source, cut[0])[-40:])}",),
             )
 
 
-def _answers(source: SourceRows) -> list[tuple[int, str]]:
-    """The last answer of each different row; of plain text none, which is often divided into equal pieces."""
-    if source.format == "text":
-        return []
-    seen: dict[str, int] = {}
-    for i, example in enumerate(source.examples):
-        said = [part.text for part in parts_of(example, source.loss_on) if part.answer]
-        if said:
-            seen.setdefault(said[-1], i)
-    return [(i, text) for text, i in seen.items()]
+def _answers(source: SourceRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The examples that hold the last answer of each different row, and its length in characters; of plain text
+    none, which is often divided into equal pieces."""
+    import numpy as np
+
+    examples = () if source.format == "text" else source.examples
+    said = (_last_answer(example, source.loss_on) for example in examples)
+    facts = ((-1, 0) if text is None else (len(text), hash(text)) for text in said)
+    lengths, keys = np.fromiter(chain.from_iterable(facts), np.int64).reshape(-1, 2).T
+    held = np.flatnonzero(lengths >= 0)
+    first = held[np.sort(np.unique(keys[held], return_index=True)[1])]
+    return first, lengths[first]
+
+
+def _last_answer(example: Mapping[str, Any], loss_on: LossOn) -> str | None:
+    said = [part.text for part in parts_of(example, loss_on) if part.answer]
+    return said[-1] if said else None
+
+
+def _answer(source: SourceRows, number: int) -> str:
+    return _last_answer(source.examples[number], source.loss_on) or ""
 
 
 @answers_cut_by_export.fault

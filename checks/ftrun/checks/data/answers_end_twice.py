@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from ftrun.checks.check import check
 from ftrun.checks.examples import clip
 from ftrun.checks.finding import Finding
-from ftrun.checks.rows import IGNORED
+from ftrun.checks.rows import IGNORED, Rows
 from ftrun.checks.stages import AtData
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ftrun.checks.testing import World
 
 ENOUGH = 0.01
@@ -30,6 +33,22 @@ def answers_end_twice(at: AtData) -> Iterator[Finding]:
     import numpy as np
 
     rows = at.train
+    twice = rows.each(lambda block: _ends_twice(at, block))
+    if not twice.any() or twice.sum() < ENOUGH * len(rows):
+        return
+    row = rows[int(np.flatnonzero(twice)[0])]
+    stop = at.tokenizer.decode([next(id for id in reversed(row.ids.tolist()) if id in at.stop_ids)])
+    yield Finding(
+        message=f"{int(twice.sum())} of {len(rows)} rows end with {stop} twice; generation stops at the first.",
+        fix=f"Remove {stop} from the answers: it is added when rows are made.",
+        where=row.where,
+        evidence=(f"{row.where} ends: {clip(at.tokenizer.decode(row.ids[-12:].tolist()))}",),
+    )
+
+
+def _ends_twice(at: AtData, rows: Rows) -> NDArray[np.bool_]:
+    import numpy as np
+
     # The last three tokens of each row: enough for a line break between or after the two.
     long = np.flatnonzero(rows.lengths >= 3)
     places = rows.starts[1:][long][:, None] - np.array([3, 2, 1])
@@ -41,16 +60,9 @@ def answers_end_twice(at: AtData) -> Iterator[Finding]:
     apart = stops[:, 0] & stops[:, 2] & (ids[:, 0] == ids[:, 2]) & ~stops[:, 1]
     blank = [id for id in np.unique(ids[apart][:, 1]).tolist() if not at.tokenizer.decode([id]).strip()]
     twice |= apart & np.isin(ids[:, 1], blank)
-    if not twice.any() or twice.sum() < ENOUGH * len(rows):
-        return
-    row = rows[int(long[np.flatnonzero(twice)[0]])]
-    stop = at.tokenizer.decode([next(id for id in reversed(row.ids.tolist()) if id in at.stop_ids)])
-    yield Finding(
-        message=f"{int(twice.sum())} of {len(rows)} rows end with {stop} twice; generation stops at the first.",
-        fix=f"Remove {stop} from the answers: it is added when rows are made.",
-        where=row.where,
-        evidence=(f"{row.where} ends: {clip(at.tokenizer.decode(row.ids[-12:].tolist()))}",),
-    )
+    found = np.zeros(len(rows), np.bool_)
+    found[long] = twice
+    return found
 
 
 @answers_end_twice.fault

@@ -19,10 +19,13 @@ from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.examples import clip
 from ftrun.checks.finding import Finding
-from ftrun.checks.rows import IGNORED
+from ftrun.checks.rows import IGNORED, Rows
 from ftrun.checks.stages import AtData
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ftrun.checks.testing import World
 
 ENOUGH = 0.01
@@ -40,15 +43,7 @@ def answers_go_on(at: AtData) -> Iterator[Finding]:
     ]
     if not judged.any():
         raise NotApplicable("every token of the rows is trained")
-    trained = rows.labels != IGNORED
-    stops = np.flatnonzero(trained & np.isin(rows.ids, list(at.stop_ids)))
-    row_of = np.searchsorted(rows.starts, stops, "right") - 1
-    # Trained up to BEHIND tokens further on, in the same row, without a gap and without another stop token.
-    going = (stops + BEHIND < rows.starts[row_of + 1]) & judged[row_of]
-    stops, row_of = stops[going], row_of[going]
-    behind = stops[:, None] + np.arange(1, BEHIND + 1)
-    goes_on = trained[behind].all(1) & ~np.isin(rows.ids[behind[:, :2]], list(at.stop_ids)).any(1)
-    wrong = np.unique(row_of[goes_on])
+    wrong = np.flatnonzero(rows.each(lambda block: _go_on(block, list(at.stop_ids))) & judged)
     if not len(wrong) or len(wrong) < ENOUGH * int(judged.sum()):
         return
     row = rows[int(wrong[0])]
@@ -60,6 +55,22 @@ def answers_go_on(at: AtData) -> Iterator[Finding]:
         where=row.where,
         evidence=(f"{row.where} trains: {clip(answer)}",),
     )
+
+
+def _go_on(rows: Rows, stop_ids: list[int]) -> NDArray[np.bool_]:
+    """Which rows are trained up to BEHIND tokens behind a stop token, without a gap and without another such token."""
+    import numpy as np
+
+    trained = rows.labels != IGNORED
+    stops = np.flatnonzero(trained & np.isin(rows.ids, stop_ids))
+    row_of = np.searchsorted(rows.starts, stops, "right") - 1
+    within = stops + BEHIND < rows.starts[row_of + 1]
+    stops, row_of = stops[within], row_of[within]
+    behind = stops[:, None] + np.arange(1, BEHIND + 1)
+    goes_on = trained[behind].all(1) & ~np.isin(rows.ids[behind[:, :2]], stop_ids).any(1)
+    wrong = np.zeros(len(rows), np.bool_)
+    wrong[row_of[goes_on]] = True
+    return wrong
 
 
 @answers_go_on.fault

@@ -40,13 +40,14 @@ def bos_missing(at: AtData) -> Iterator[Finding]:
     begins = rows.lengths > 0
     if at.recipe.training.get("truncation_mode") == "keep_end":
         begins &= ~cut_rows(rows)
-    judged = np.flatnonzero(begins)
-    without = judged[rows.ids[rows.starts[:-1][judged]] != bos]
-    if len(without) <= ENOUGH * len(judged):
+    # An empty row begins with no token; what it is given here is not looked at.
+    firsts = rows.each(lambda block: np.append(block.ids, bos)[block.starts[:-1]])
+    without, judged = np.flatnonzero(begins & (firsts != bos)), int(begins.sum())
+    if len(without) <= ENOUGH * judged:
         return
     first = rows[int(without[0])]
     yield Finding(
-        message=f"{len(without)} of {len(judged)} rows do not begin with {at.tokenizer.bos_token} (id {bos}). "
+        message=f"{len(without)} of {judged} rows do not begin with {at.tokenizer.bos_token} (id {bos}). "
         "The tokenizer puts it before every text, as it did when the model was trained first.",
         fix="Set model.chat_template to a template that begins with {{ bos_token }}.",
         where=at.where("model.chat_template"),

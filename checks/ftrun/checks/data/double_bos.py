@@ -15,9 +15,13 @@ from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.examples import clip
 from ftrun.checks.finding import Finding
+from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtData
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ftrun.checks.testing import World
 
 ENOUGH = 0.01
@@ -30,11 +34,10 @@ def double_bos(at: AtData) -> Iterator[Finding]:
     bos, rows = at.tokenizer.bos_token_id, at.train
     if bos is None:
         raise NotApplicable("the tokenizer has no token for the beginning of a text")
-    firsts = rows.starts[:-1][rows.lengths >= 2]
-    twice = (rows.ids[firsts] == bos) & (rows.ids[firsts + 1] == bos)
+    twice = rows.each(lambda block: _begins_with(block, [bos, bos]))
     if not twice.any() or twice.sum() < ENOUGH * len(rows):
         return
-    first = rows[int(np.flatnonzero(rows.lengths >= 2)[np.flatnonzero(twice)[0]])]
+    first = rows[int(np.flatnonzero(twice)[0])]
     yield Finding(
         message=f"{int(twice.sum())} of {len(rows)} rows begin with {at.tokenizer.bos_token} twice "
         f"(id {bos}), as no text does when the model is used.",
@@ -42,6 +45,15 @@ def double_bos(at: AtData) -> Iterator[Finding]:
         where=first.where,
         evidence=(f"{first.where}: {clip(at.tokenizer.decode(first.ids[:24].tolist()))}",),
     )
+
+
+def _begins_with(rows: Rows, tokens: list[int]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    begins = rows.lengths >= len(tokens)
+    firsts = rows.starts[:-1][begins]
+    begins[begins] = (rows.ids[firsts[:, None] + np.arange(len(tokens))] == tokens).all(1)
+    return begins
 
 
 @double_bos.fault

@@ -11,7 +11,6 @@ few steps, an info. Rows that `weight:` repeats and rows cut at `max_length` do 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.examples import clip, cut_rows
 from ftrun.checks.finding import Finding, Severity
-from ftrun.checks.fingerprints import distinct, token_keys
+from ftrun.checks.fingerprints import distinct, pair_keys, token_keys
 from ftrun.checks.schedule import is_trial
 from ftrun.checks.stages import AtData
 
@@ -33,28 +32,29 @@ FEW = 4
 
 @check("DATA020", title="no row is there many times", severity="warning")
 def duplicate_rows(at: AtData) -> Iterator[Finding]:
+    import numpy as np
+
     rows, sides = at.train, at.train.sides
-    cut = set((cut_rows(rows).nonzero()[0] // sides).tolist())
-    judged = [number for number in distinct(rows).tolist() if number not in cut]
-    if not judged:
+    judged = np.setdiff1d(distinct(rows), cut_rows(rows).nonzero()[0] // sides)
+    if not len(judged):
         raise NotApplicable("there are no rows that are whole")
     keys = token_keys(rows)
-    first: dict[bytes, int] = {}
-    for number in judged:
-        first.setdefault(keys[number], number)
-    copies = len(judged) - len(first)
+    keys = (pair_keys(keys.reshape(-1, 2)) if sides == 2 else keys)[judged]
+    different, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    copies = len(judged) - len(different)
     if copies <= max(FEW, SOME * len(judged)):
         return
-    counts = Counter(keys[number] for number in judged)
-    usual = [(first[key], count) for key, count in counts.most_common(3) if count > 1]
+    usual = [
+        (int(judged[first[i]]), int(counts[i])) for i in np.lexsort((first, -counts))[:3] if counts[i] > 1
+    ]
     yield Finding(
         message=f"{copies} of {len(judged)} training rows ({copies / len(judged):.0%}) are copies of another: "
-        f"{len(first)} rows are different.",
+        f"{len(different)} rows are different.",
         fix="Remove the copies; to see rows more often on purpose, raise num_train_epochs or their source's weight.",
         where=rows[usual[0][0] * sides].where,
         evidence=tuple(_show(at, number * sides, count) for number, count in usual),
         # A single row in many copies is a trial: of speed, or of whether one row can be learnt.
-        severity="info" if len(first) == 1 else _grade(at, copies / len(judged)),
+        severity="info" if len(different) == 1 else _grade(at, copies / len(judged)),
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
@@ -26,11 +27,17 @@ from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtData
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ftrun.checks.testing import World
 
 MANY, SOME = 0.10, 0.01
 HALF = 0.5
 """Share of the questions from which on it is worth a word that they are trained with other answers."""
+
+TOGETHER = 10_000
+"""Places that are Python's own numbers at a time."""
 
 SHORT = 20
 """Bytes under which rows are alike by chance: greetings, sums of small numbers."""
@@ -38,32 +45,34 @@ SHORT = 20
 
 @dataclass(frozen=True)
 class _Keys:
-    """Of each example of a split: its place, what it asks, and all of it."""
+    """Of each example of a split: its source and number there, and what tells what it asks and all of it."""
 
-    places: tuple[list[int], list[int]]
-    asked: list[bytes]
-    whole: list[bytes]
+    places: NDArray[np.int64]
+    asked: NDArray[np.int64]
+    whole: NDArray[np.int64]
+    asks_long: NDArray[np.bool_]
+    is_long: NDArray[np.bool_]
 
 
 @check("DATA021", title="what is evaluated is not trained")
 def evaluation_overlaps_training(at: AtData) -> Iterator[Finding]:
+    import numpy as np
+
     if at.eval is None or not len(at.eval):
         raise NotApplicable("the recipe holds no rows out")
     trained, judged = _make_keys(at.train), _make_keys(at.eval)
-    number_of = {key: number for number, key in enumerate(trained.whole)}
-    long = [number for number, key in enumerate(judged.whole) if len(key) >= SHORT]
-    if not long:
+    if not judged.is_long.any():
         raise NotApplicable("every row is so short that others are like it by chance")
-    shared = [number for number in long if judged.whole[number] in number_of]
-    if len(shared) > SOME * len(long):
-        pairs = [(number, number_of[judged.whole[number]]) for number in shared[:3]]
+    total = int(judged.is_long.sum())
+    shared = np.flatnonzero(judged.is_long & np.isin(judged.whole, trained.whole))
+    if len(shared) > SOME * total:
+        pairs = [(here, np.flatnonzero(trained.whole == judged.whole[here])[-1]) for here in shared[:3]]
         shown = tuple(
             f"{_name(at.eval, judged, here)} is {_name(at.train, trained, there)}" for here, there in pairs
         )
-        yield _tell(at, len(shared), len(long), shown)
+        yield _tell(at, len(shared), total, shown)
         return
-    questions = {key for key in trained.asked if len(key) >= SHORT}
-    again = sum(key in questions for key in judged.asked)
+    again = int(np.isin(judged.asked, trained.asked[trained.asks_long]).sum())
     if again > HALF * len(judged.asked):
         yield Finding(
             message=f"{again} of {len(judged.asked)} questions of the evaluation rows are trained too, with other "
@@ -75,18 +84,31 @@ def evaluation_overlaps_training(at: AtData) -> Iterator[Finding]:
 
 
 def _make_keys(rows: Rows) -> _Keys:
-    places = all_examples(rows)
-    asked, whole = [], []
-    for source, example in zip(*places, strict=True):
+    import numpy as np
+
+    def measure(source: int, example: int) -> tuple[int, int, int, int]:
         own = rows.sources[source]
         sides = [text_keys(own.examples[example + side], own.loss_on) for side in range(own.sides)]
-        asked.append(sides[0][0])
-        whole.append(b"\n".join(all_of_it for _, all_of_it in sides))
-    return _Keys(places, asked, whole)
+        asked, whole = sides[0][0], b"\n".join(all_of_it for _, all_of_it in sides)
+        return hash(asked), hash(whole), len(asked), len(whole)
+
+    places = all_examples(rows)
+    found = np.fromiter(
+        chain.from_iterable(measure(*place) for place in _in_turn(places)), np.int64, 4 * len(places)
+    )
+    asked, whole, asked_length, whole_length = found.reshape(-1, 4).T
+    return _Keys(places, asked, whole, asked_length >= SHORT, whole_length >= SHORT)
+
+
+def _in_turn(places: NDArray[np.int64]) -> Iterator[list[int]]:
+    return chain.from_iterable(
+        places[first : first + TOGETHER].tolist() for first in range(0, len(places), TOGETHER)
+    )
 
 
 def _name(rows: Rows, keys: _Keys, number: int) -> str:
-    return str(rows.where(keys.places[0][number], keys.places[1][number]))
+    source, example = keys.places[number].tolist()
+    return str(rows.where(source, example))
 
 
 def _tell(at: AtData, shared: int, total: int, shown: tuple[str, ...]) -> Finding:

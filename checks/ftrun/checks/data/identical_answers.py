@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ftrun.checks.check import check
 from ftrun.checks.examples import clip, cut_rows
 from ftrun.checks.finding import Finding
+from ftrun.checks.fingerprints import token_keys
 from ftrun.checks.rows import IGNORED
 from ftrun.checks.stages import AtData
 
@@ -29,24 +30,17 @@ def identical_answers(at: AtData) -> Iterator[Finding]:
     import numpy as np
 
     rows = at.train
-    starts, lengths = rows.starts.tolist(), rows.lengths.reshape(-1, 2)
     # What truncation makes equal is another fault.
-    whole = ~cut_rows(rows).reshape(-1, 2).any(axis=1)
-    same = [
-        pair
-        for pair in np.flatnonzero(whole & (lengths[:, 0] == lengths[:, 1])).tolist()
-        if np.array_equal(
-            rows.ids[starts[2 * pair] : starts[2 * pair + 1]],
-            rows.ids[starts[2 * pair + 1] : starts[2 * pair + 2]],
-        )
-    ]
+    whole = np.logical_not(cut_rows(rows).reshape(-1, 2).any(axis=1))
+    chosen, rejected = token_keys(rows).reshape(-1, 2).T
+    same = np.flatnonzero(whole & (chosen == rejected)).tolist()
     if not same:
         return
-    share = len(same) / len(lengths)
+    share = len(same) / len(whole)
     first = rows[2 * same[0]]
     answer = at.tokenizer.decode(first.ids[first.labels != IGNORED].tolist())
     yield Finding(
-        message=f"{len(same)} of {len(lengths)} pairs ({share:.1%}) have the same answer on both sides: they teach "
+        message=f"{len(same)} of {len(whole)} pairs ({share:.1%}) have the same answer on both sides: they teach "
         "nothing.",
         fix="Remove these pairs from data.train.",
         where=first.where,

@@ -37,9 +37,9 @@ def labels_unlike_answers(at: AtData) -> Iterator[Finding]:
     import numpy as np
 
     rows = at.train
-    foreign = np.flatnonzero((rows.labels != IGNORED) & (rows.labels != rows.ids))
-    if len(foreign):
-        yield _foreign(at, int(foreign[0]), len(foreign))
+    foreign = rows.each(lambda block: block.count((block.labels != IGNORED) & (block.labels != block.ids)))
+    if foreign.any():
+        yield _foreign(rows[int(np.flatnonzero(foreign)[0])], int(foreign.sum()))
         return
     chosen = sample(rows, ~cut_rows(rows))
     if not len(chosen):
@@ -134,12 +134,9 @@ def _show(at: AtData, faulty: list[tuple[Row, Reading]]) -> tuple[str, ...]:
     return tuple(shown)
 
 
-def _foreign(at: AtData, position: int, count: int) -> Finding:
-    import numpy as np
-
-    rows = at.train
-    row = rows[int(np.searchsorted(rows.starts, position, "right")) - 1]
-    label, token = int(rows.labels[position]), int(rows.ids[position])
+def _foreign(row: Row, count: int) -> Finding:
+    position = int(((row.labels != IGNORED) & (row.labels != row.ids)).argmax())
+    label, token = int(row.labels[position]), int(row.ids[position])
     return Finding(
         message=f"{count} labels are neither {IGNORED} nor the id of their own token; the first is {label} "
         f"at a token {token}. Models shift labels themselves: a label shifted before is shifted twice.",

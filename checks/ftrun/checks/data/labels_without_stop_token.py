@@ -42,36 +42,37 @@ def labels_without_stop_token(at: AtData) -> Iterator[Finding]:
     import numpy as np
 
     rows = at.train
-    if (rows.labels[rows.labels != IGNORED] != rows.ids[rows.labels != IGNORED]).any():
+    if any(((block.labels != IGNORED) & (block.labels != block.ids)).any() for _, block in rows.blocks()):
         raise NotApplicable("labels are not those of their tokens")
-    last = _last_trained(at)
+    last, ends = rows.each(lambda block: _last_trained(at, block)).T
     judged = (last >= 0) & _has_its_end(at)
     if not judged.any():
         raise NotApplicable("no row holds the end of an answer: all are cut at training.max_length")
-    stops = rows.ids[np.maximum(last, 0)]
-    bad = np.flatnonzero(judged & ~np.isin(stops, list(at.stop_ids)))
+    bad = np.flatnonzero(judged & ~np.isin(ends, list(at.stop_ids)))
     total = int(judged.sum())
     if len(bad) > (1 - ENOUGH) * total:
-        yield _finding(at, last, bad, total)
+        yield _finding(at, last, ends, bad, total)
         return
     yield from _judge_earlier_turns(at, judged)
 
 
-def _last_trained(at: AtData) -> NDArray[np.int64]:
-    """Place in the flat arrays of the last trained token of each row that is not white space; −1 for none."""
+def _last_trained(at: AtData, rows: Rows) -> NDArray[np.int64]:
+    """Place in its row of the last trained token of each row that is not white space, −1 for none, and its id: shape
+    (rows, 2)."""
     import numpy as np
 
-    rows = at.train
     trained = np.flatnonzero(rows.labels != IGNORED)
     if not len(trained):
-        return np.full(len(rows), -1, np.int64)
+        return np.full((len(rows), 2), -1, np.int64)
     nth = np.searchsorted(trained, rows.starts[1:]) - 1
     while True:
         there = (nth >= 0) & (trained[np.maximum(nth, 0)] >= rows.starts[:-1])
         blank = _blank_ids(at, np.unique(rows.ids[trained[nth[there]]]))
         step = there & np.isin(rows.ids[trained[np.maximum(nth, 0)]], blank)
         if not step.any():
-            return np.where(there, trained[np.maximum(nth, 0)], -1)
+            place = trained[np.maximum(nth, 0)]
+            ends = rows.ids[place].astype(np.int64)
+            return np.stack((np.where(there, place - rows.starts[:-1], -1), ends), 1)
         nth = nth - step
 
 
@@ -98,13 +99,14 @@ def _has_its_end(at: AtData) -> NDArray[np.bool_]:
     return whole
 
 
-def _finding(at: AtData, last: NDArray[np.int64], bad: NDArray[np.int64], total: int) -> Finding:
-    rows = at.train
-    usual, count = Counter(rows.ids[last[bad]].tolist()).most_common(1)[0]
-    example = next(int(i) for i in bad if rows.ids[last[i]] == usual)
-    row = rows[example]
+def _finding(
+    at: AtData, last: NDArray[np.int64], ends: NDArray[np.int64], bad: NDArray[np.int64], total: int
+) -> Finding:
+    usual, count = Counter(ends[bad].tolist()).most_common(1)[0]
+    example = int(bad[ends[bad] == usual][0])
+    row = at.train[example]
     after = int(last[example]) + 1
-    masked = after < rows.starts[example + 1] and int(rows.ids[after]) in at.stop_ids
+    masked = after < len(row.ids) and int(row.ids[after]) in at.stop_ids
     stops = ", ".join(_name(at, id) for id in sorted(at.stop_ids)) or "no token at all"
     message = (
         f"{len(bad)} of {total} answers do not end with a token that generation stops on. Most often "
@@ -112,7 +114,7 @@ def _finding(at: AtData, last: NDArray[np.int64], bad: NDArray[np.int64], total:
     )
     key, patch = "model.chat_template", None
     if masked:
-        message += f" {_name(at, int(rows.ids[after]))} follows there, but is masked."
+        message += f" {_name(at, int(row.ids[after]))} follows there, but is masked."
         fix = (
             "Put the token that ends a turn inside the {% generation %} markers of model.chat_template."
             if is_chat(row.example)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
+from ftrun.checks.examples import margins_of
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtData
 
@@ -29,37 +30,33 @@ if TYPE_CHECKING:
     methods=("reward",),
 )
 def margins_not_everywhere(at: AtData) -> Iterator[Finding]:
+    import numpy as np
+
     for rows in (at.train, at.eval):
         if rows is None:
             continue
-        origins = rows.origins[::2].tolist()
-        without = [
-            (source, example)
-            for source, example in origins
-            if "margin" not in rows.sources[source].examples[example]
-        ]
-        if without and len(without) < len(origins):
-            yield Finding(
-                message=f"{len(without)} of {len(origins)} pairs have no margin, so those of the others are not "
-                "used.",
-                fix="Give every row a number in the column margin, or remove the column.",
-                where=rows.where(*without[0]),
-                evidence=tuple(str(rows.where(*one)) for one in without[1:4]),
-            )
-        negative = [
-            (source, example)
-            for source, example in origins
-            if (rows.sources[source].examples[example].get("margin") or 0) < 0
-        ]
-        if negative:
-            yield Finding(
-                message=f"{len(negative)} of {len(origins)} pairs have a margin below 0: the loss is content with a "
-                "rejected answer that scores higher.",
-                fix="Give every pair the score of its chosen answer less that of its rejected one as margin; exchange "
+        margins = margins_of(rows)
+        for wrong, what, fix in (
+            (
+                np.isnan(margins),
+                "have no margin, so those of the others are not used.",
+                "Give every row a number in the column margin, or remove the column.",
+            ),
+            (
+                margins < 0,
+                "have a margin below 0: the loss is content with a rejected answer that scores higher.",
+                "Give every pair the score of its chosen answer less that of its rejected one as margin; exchange "
                 "the sides where that is negative.",
-                where=rows.where(*negative[0]),
-                evidence=tuple(str(rows.where(*one)) for one in negative[1:4]),
-            )
+            ),
+        ):
+            found = np.flatnonzero(wrong)
+            if len(found) and not (np.isnan(margins).all()):
+                yield Finding(
+                    message=f"{len(found)} of {len(margins)} pairs {what}",
+                    fix=fix,
+                    where=rows[2 * int(found[0])].where,
+                    evidence=tuple(str(rows[2 * one].where) for one in found[1:4].tolist()),
+                )
 
 
 @margins_not_everywhere.fault

@@ -11,6 +11,7 @@ axolotl#752, LLaMA-Factory's repair of Llama's system prompt (12 August 2024).
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,22 +51,23 @@ def roles_not_rendered(at: AtData) -> Iterator[Finding]:
         yield from _judge(at, role, rows_of[role])
 
 
-def _rows_by_role(at: AtData) -> dict[str, list[int]]:
+def _rows_by_role(at: AtData) -> dict[str, array[int]]:
     """For each role, the rows of uncut conversations in which it speaks."""
+    import numpy as np
+
     rows = at.train
-    found: dict[str, list[int]] = {}
+    found: dict[str, array[int]] = {}
     if not any(is_chat(one) for source in rows.sources for one in source.examples[:1]):
         return {}
-    for index, ((source, example), cut) in enumerate(
-        zip(rows.origins.tolist(), cut_rows(rows).tolist(), strict=True)
-    ):
-        if not cut:
+    for first, block in rows.blocks():
+        for index in np.flatnonzero(~cut_rows(block)).tolist():
+            source, example = block.origins[index].tolist()
             for role in {message["role"] for message in messages_of(rows.sources[source].examples[example])}:
-                found.setdefault(role, []).append(index)
+                found.setdefault(role, array("q")).append(first + index)
     return found
 
 
-def _judge(at: AtData, role: str, indexes: list[int]) -> Iterator[Finding]:
+def _judge(at: AtData, role: str, indexes: array[int]) -> Iterator[Finding]:
     chosen = [indexes[int(i)] for i in spread(len(indexes), 64)]
     judged, missing = 0, []
     for index in chosen:

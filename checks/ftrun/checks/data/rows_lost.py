@@ -71,11 +71,14 @@ class _Sum:
     checksum: int
     """The sum of the ids of all tokens, whatever their order."""
 
+    def __add__(self, other: _Sum) -> _Sum:
+        return _Sum(self.tokens + other.tokens, self.trained + other.trained, self.checksum + other.checksum)
+
 
 def _judge_dataset(at: AtData, split: str, rows: Rows, dataset: Dataset, packing: bool) -> Iterator[Finding]:
     if _is_cut_later(at, rows):
         return  # the data set holds whole rows, and the collator cuts them
-    before, after = _sum_rows(rows, dataset), _sum_dataset(dataset)
+    before, after = _sum_rows(rows, dataset), _sum_dataset(dataset, rows)
     where = at.where("training.packing" if packing else f"data.{split}")
     if before == after and (packing or len(dataset) * rows.sides == len(rows)):
         return
@@ -112,18 +115,20 @@ def _is_cut_later(at: AtData, rows: Rows) -> bool:
 def _sum_rows(rows: Rows, dataset: Dataset) -> _Sum:
     import numpy as np
 
-    trained = rows.labels != IGNORED
-    kept = np.ones(len(rows.ids), np.bool_)
-    if "prompt_ids" in dataset.column_names:  # the prompt of a pair is there once
-        kept = trained | np.repeat(np.arange(len(rows)) % 2 == 0, rows.lengths)
-    elif "chosen_ids" in dataset.column_names:  # a reward is of whole rows
-        trained = kept
-    return _Sum(
-        int(np.count_nonzero(kept)), int(np.count_nonzero(trained)), int(rows.ids[kept].sum(dtype=np.int64))
-    )
+    total = _Sum(0, 0, 0)
+    for _, block in rows.blocks():
+        trained = block.labels != IGNORED
+        kept = np.ones(len(block.ids), np.bool_)
+        if "prompt_ids" in dataset.column_names:  # the prompt of a pair is there once
+            kept = trained | np.repeat(np.arange(len(block)) % 2 == 0, block.lengths)
+        elif "chosen_ids" in dataset.column_names:  # a reward is of whole rows
+            trained = kept
+        counts = np.count_nonzero(kept), np.count_nonzero(trained), block.ids[kept].sum(dtype=np.int64)
+        total = total + _Sum(*map(int, counts))
+    return total
 
 
-def _sum_dataset(dataset: Dataset) -> _Sum:
+def _sum_dataset(dataset: Dataset, rows: Rows) -> _Sum:
     import numpy as np
 
     columns = [
@@ -143,6 +148,7 @@ def _sum_dataset(dataset: Dataset) -> _Sum:
             tokens += len(values)
             trained += len(values) if name in ("chosen_ids", "rejected_ids") else 0
             checksum += int(values.sum(dtype=np.int64))
+        rows.release()  # the data set holds the same memory
     return _Sum(tokens, trained, checksum)
 
 

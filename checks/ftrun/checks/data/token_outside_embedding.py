@@ -34,13 +34,15 @@ def token_outside_embedding(at: AtData) -> Iterator[Finding]:
             where=at.where("model.path"),
         )
     for rows in (at.train, at.eval):
-        if rows is None or not len(rows.ids) or int(rows.ids.max()) < size:
+        if rows is None:
             continue
-        outside = np.flatnonzero(rows.ids >= size)
-        ids = np.unique(rows.ids[outside])
-        holders = np.unique(np.searchsorted(rows.starts, outside, "right")) - 1
+        outside = rows.each(lambda block: block.count(block.ids >= size))
+        holders = np.flatnonzero(outside)
+        if not len(holders):
+            continue
+        ids = np.unique(np.concatenate([block.ids[block.ids >= size] for _, block in rows.blocks()]))
         yield Finding(
-            message=f"{len(outside)} tokens of {len(holders)} rows have ids from {ids[0]} to {ids[-1]}, and "
+            message=f"{int(outside.sum())} tokens of {len(holders)} rows have ids from {ids[0]} to {ids[-1]}, and "
             f"the embedding of {at.recipe.model.path} has {size} rows; its tokenizer knows "
             f"{len(at.tokenizer)} tokens.",
             fix="Set model.path to a folder whose tokenizer and weights belong together.",

@@ -32,6 +32,8 @@ def digest_rows(rows: Rows) -> str:
     It covers tokenizer, chat template, masking and truncation at once.
     """
     digest = hashlib.sha256()
-    for array in (rows.ids, rows.labels, rows.starts):
-        digest.update(array.data)
+    for name in ("ids", "labels"):
+        for _, block in rows.blocks():
+            digest.update(getattr(block, name).data)
+    digest.update(rows.starts.data)
     return digest.hexdigest()

@@ -1,19 +1,20 @@
-"""Reading a source: a file, a folder of files or a hub data set becomes plain rows, every row accounted for."""
+"""Reading a source: a file, a folder of files or a hub data set becomes plain rows, one after the other."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ftrun.checks.rows import BadRow, SourceHead
-from ftrun.runner.data.readers import READERS, REFUSED, read_columns, read_file
+from ftrun.runner.data.readers import READERS, REFUSED, TOGETHER, Numbered, read_columns, read_file
 from ftrun.schemas.errors import DataError
 from ftrun.schemas.sections import Source
 
-FileRow = tuple[int, dict[str, Any]]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 Place = Literal["file", "folder", "missing", "hub"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -26,21 +27,11 @@ SPLITS: Mapping[str, str] = {
 """The words by which `datasets` tells splits, each with its split."""
 
 
-@dataclass(frozen=True)
-class FileRows:
-    """The rows of a source as they stand in its files.
+def read_source(source: Source, folder: Path) -> Iterator[Numbered]:
+    """The rows of a source as they stand in its files, each with its number, while they are read.
 
-    Numbers count from 1; in a folder they count on from file to file, in the order of their names.
-    """
-
-    rows: tuple[FileRow, ...]
-    bad: tuple[BadRow, ...]
-
-
-def read_source(source: Source, folder: Path) -> FileRows:
-    """Read all rows of a source.
-
-    Paths are relative to `folder`. Raises DataError, which names the source, where nothing can be read.
+    Numbers count from 1; in a folder they count on from file to file, in the order of their names. Paths are
+    relative to `folder`. Raises DataError, which names the source, where nothing can be read (on).
     """
     path = _resolve(source, folder)
     place = _look(path, source)
@@ -98,23 +89,18 @@ def _look(path: Path, source: Source) -> Place:
     return "hub"
 
 
-def _read_files(files: Iterable[tuple[Path, str]]) -> FileRows:
+def _read_files(files: Iterable[tuple[Path, str]]) -> Iterator[Numbered]:
     """The rows of files, each with what to call it."""
-    rows: list[FileRow] = []
-    bad: list[BadRow] = []
     before = 0
     for path, label in files:
         last = 0
         for last, row in read_file(path, label):
-            if isinstance(row, BadRow):
-                bad.append(BadRow(before + last, row.reason))
-            else:
-                rows.append((before + last, row))
+            whole = row if isinstance(row, dict) else BadRow(before + last, row.reason)
+            yield before + last, whole
         before += last
-    return FileRows(tuple(rows), tuple(bad))
 
 
-def _read_folder(path: Path, source: Source) -> FileRows:
+def _read_folder(path: Path, source: Source) -> Iterator[Numbered]:
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return _read_saved(path, source)
     names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.suffix.lower() in READERS]
@@ -136,7 +122,7 @@ def _split_of(name: Path, wanted: str) -> str | None:
     return wanted if wanted in words else next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
-def _read_saved(path: Path, source: Source) -> FileRows:
+def _read_saved(path: Path, source: Source) -> Iterator[Numbered]:
     """A folder that `save_to_disk` wrote."""
     from datasets import DatasetDict, load_from_disk
 
@@ -152,13 +138,18 @@ def _read_saved(path: Path, source: Source) -> FileRows:
         raise DataError(f"{source.path} is one data set, which has no split {source.split}: remove `split`")
     try:
         saved.data.validate(full=True)  # as for an Arrow file: places beyond its end would end the process
-        rows = saved.to_list()
+        yield from _read_dataset(saved)
     except Exception as error:  # the same boundary: what is damaged may show only where rows are read
         raise DataError(f"{source.path} is not whole: {_first_line(error)}") from error
-    return FileRows(tuple(enumerate(rows, 1)), ())
 
 
-def _read_hub(source: Source) -> FileRows:
+def _read_dataset(rows: Dataset) -> Iterator[Numbered]:
+    for first in range(0, len(rows), TOGETHER):
+        part = rows.select(range(first, min(first + TOGETHER, len(rows))))
+        yield from enumerate(part.to_list(), first + 1)
+
+
+def _read_hub(source: Source) -> Iterator[Numbered]:
     from datasets import load_dataset
 
     try:
@@ -168,7 +159,7 @@ def _read_hub(source: Source) -> FileRows:
             f"{source.path} is no file or folder beside the recipe, and as a hub data set it cannot be read: "
             f"{_first_line(error)}"
         ) from error
-    return FileRows(tuple(enumerate(rows.to_list(), 1)), ())
+    yield from _read_dataset(rows)
 
 
 def _first_line(error: Exception) -> str:

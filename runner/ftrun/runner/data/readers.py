@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +33,9 @@ REFUSED: Mapping[str, str] = {
 
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\n\r]*")
+
+TOGETHER = 1000
+"""Rows of a table that are objects at a time."""
 
 LONGEST_FIELD = 2**31 - 1
 """Characters in one field of a CSV file; the csv module's own limit, 131,072, is less than a long document."""
@@ -224,7 +228,8 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
 
     try:
         # Not `read_table`, which makes columns of folder names such as `lang=en`.
-        yield from enumerate(pyarrow.parquet.ParquetFile(path).read().to_pylist(), 1)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from _number(file.iter_batches(TOGETHER))
     except pyarrow.lib.ArrowException as error:
         raise DataError(f"is not a parquet file: {error}") from error
 
@@ -240,9 +245,13 @@ def _read_arrow(path: Path) -> Iterator[Numbered]:
                 table = pyarrow.ipc.open_file(stream).read_all()
             # Reading trusts what the file says; places beyond its end would end the process.
             table.validate(full=True)
-            yield from enumerate(table.to_pylist(), 1)
+            yield from _number(table.to_batches(TOGETHER))
     except pyarrow.lib.ArrowException as error:
         raise DataError(f"is not an Arrow file: {error}") from error
+
+
+def _number(parts: Iterable[Any]) -> Iterator[Numbered]:
+    return enumerate(chain.from_iterable(part.to_pylist() for part in parts), 1)
 
 
 READERS: Mapping[str, Callable[[Path], Iterator[Numbered]]] = {

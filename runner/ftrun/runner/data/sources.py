@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from ftrun.checks.rows import BadRow, LossOn, SourceRows
 from ftrun.runner.data.conversion import make_converter
-from ftrun.runner.data.files import FileRows, read_source
+from ftrun.runner.data.files import read_source
+from ftrun.runner.data.readers import Numbered
+from ftrun.runner.data.shelf import Shelf
 from ftrun.schemas.errors import DataError
 from ftrun.schemas.formats import COLUMNS, recognise, rename
 from ftrun.schemas.sections import Source
+
+FIRST = 1000
+"""Rows whose columns tell the format, unless later ones have others."""
 
 
 def load_source(
@@ -24,52 +32,106 @@ def load_source(
     has_template: bool,
     can_mark_turns: bool,
 ) -> SourceRows:
-    """Read a source and convert its rows.
+    """Read a source and convert its rows, one after the other.
 
     `loss_on` is what the recipe says; None lets the format decide. Raises DataError, which names the
     source, where it cannot be read or no format fits its columns.
     """
-    read = read_source(source, folder)
-    if not read.rows:
-        reason = f": row {read.bad[0].row}: {read.bad[0].reason}" if read.bad else ""
-        raise DataError(f"{source.path} holds no rows{reason}")
-    columns = tuple(dict.fromkeys(chain.from_iterable(row for _, row in read.rows)))
+    rows = read_source(source, folder)
+    first = list(islice(rows, FIRST))
     try:
-        format = _choose_format(source, columns, method)
-    except DataError as error:
-        raise DataError(f"{source.path}: {error}{_hint_at_list(read)}") from error
-    examples, numbers, bad = _convert(read, source, format, has_template)
+        format = _choose_format(source, _survey(first).columns, method)
+    except DataError:  # later rows may have the columns that these lack
+        format = _choose_at_last(source, _survey(chain(first, rows)), method)
+        read = _convert(read_source(source, folder), source, format, has_template)
+    else:
+        read = _convert(chain(first, rows), source, format, has_template)
+        whole = _choose_at_last(source, read.survey, method)
+        if whole != format:
+            format = whole
+            read = _convert(read_source(source, folder), source, format, has_template)
     chosen, reason = _choose_loss(loss_on, format, can_mark_turns)
     return SourceRows(
         label=source.path,
         key=key,
         format=format,
-        columns=columns,
-        examples=examples,
-        numbers=numbers,
-        bad=bad,
+        columns=read.survey.columns,
+        examples=read.examples,
+        numbers=read.numbers,
+        bad=read.bad,
         loss_on=chosen,
         loss_reason=reason,
         sides=2 if format == "preference" else 1,
     )
 
 
-def _convert(
-    read: FileRows, source: Source, format: str, has_template: bool
-) -> tuple[list[dict[str, Any]], list[int], tuple[BadRow, ...]]:
+@dataclass(frozen=True)
+class _Survey:
+    """What rows have in common."""
+
+    columns: tuple[str, ...]
+    rows: int
+    first: dict[str, Any] | None
+    first_bad: BadRow | None
+
+
+@dataclass(frozen=True)
+class _Converted:
     """Examples, the row number of each, and the rows that are none."""
+
+    examples: Shelf
+    numbers: array[int]
+    bad: tuple[BadRow, ...]
+    survey: _Survey
+
+
+def _survey(rows: Iterable[Numbered]) -> _Survey:
+    columns: dict[str, None] = {}
+    count, first, first_bad = 0, None, None
+    for _, row in rows:
+        if isinstance(row, BadRow):
+            first_bad = first_bad or row
+            continue
+        first = row if count == 0 else first
+        count += 1
+        columns |= dict.fromkeys(row)
+    return _Survey(tuple(columns), count, first, first_bad)
+
+
+def _convert(rows: Iterable[Numbered], source: Source, format: str, has_template: bool) -> _Converted:
     convert = make_converter(format, has_template)
-    examples: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    bad = list(read.bad)
-    for number, row in read.rows:
-        try:
-            found = convert(rename(row, source.columns) if source.columns else row)
-            examples += found
-            numbers += [number] * len(found)
-        except DataError as error:
-            bad.append(BadRow(number, str(error)))
-    return examples, numbers, tuple(sorted(bad, key=lambda row: row.row))
+    examples, numbers = Shelf(), array("q")
+    bad: list[BadRow] = []
+
+    def take(rows: Iterable[Numbered]) -> Iterator[Numbered]:
+        for number, row in rows:
+            yield number, row
+            if isinstance(row, BadRow):
+                bad.append(row)
+                continue
+            try:
+                found = convert(rename(row, source.columns) if source.columns else row)
+            except DataError as error:
+                bad.append(BadRow(number, str(error)))
+                continue
+            for example in found:
+                examples.append(example)
+                numbers.append(number)
+
+    survey = _survey(take(rows))
+    examples.finish()
+    return _Converted(examples, numbers, tuple(bad), survey)
+
+
+def _choose_at_last(source: Source, survey: _Survey, method: str) -> str:
+    """The format, by the columns of all rows."""
+    if not survey.rows:
+        bad = survey.first_bad
+        raise DataError(f"{source.path} holds no rows" + (f": row {bad.row}: {bad.reason}" if bad else ""))
+    try:
+        return _choose_format(source, survey.columns, method)
+    except DataError as error:
+        raise DataError(f"{source.path}: {error}{_hint_at_list(survey)}") from error
 
 
 def _choose_format(source: Source, columns: tuple[str, ...], method: str) -> str:
@@ -89,11 +151,11 @@ def _choose_format(source: Source, columns: tuple[str, ...], method: str) -> str
     return source.format
 
 
-def _hint_at_list(read: FileRows) -> str:
+def _hint_at_list(survey: _Survey) -> str:
     """What to do with a file that is one object around its rows, such as `{"data": [...]}`."""
-    if len(read.rows) != 1:
+    row = survey.first
+    if survey.rows != 1 or row is None:
         return ""
-    _, row = read.rows[0]
     lists = {key: value for key, value in row.items() if isinstance(value, list) and value}
     key = next((key for key, value in lists.items() if all(isinstance(one, dict) for one in value)), None)
     if key is None:

@@ -46,20 +46,18 @@ class Encoded(NamedTuple):
 Way = Callable[[Sequence[Rendered]], list[Encoded]]
 
 
-def tokenise(batches: Iterable[Sequence[Rendered]], tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """Encode rows and label them: a token's id where it is trained, −100 where it is not."""
-    ids, labels, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+def tokenise(batches: Iterable[Sequence[Rendered]], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokens]:
+    """Encode each batch of rows and label them: a token's id where it is trained, −100 where it is not."""
     with whole_offsets(tokenizer.backend_tokenizer) if tokenizer.is_fast else nullcontext():
         words: Words | None = None
         for number, batch in enumerate(batches):
             if number == 0 and tokenizer.is_fast:
                 words = open_words(tokenizer.backend_tokenizer, [row.text for row in batch[:32]])
             rows = _encode(batch, tokenizer, words)
-            lengths.append(np.fromiter((len(row.ids) for row in rows), np.int64, len(rows)))
-            ids.append(np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32))
-            labels.append(_label(ids[-1], lengths[-1], rows))
-    starts = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
-    return Tokens(np.concatenate(ids), np.concatenate(labels), starts)
+            lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
+            ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32)
+            starts = np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
+            yield Tokens(ids, _label(ids, lengths, rows), starts)
 
 
 def _label(ids: NDArray[np.int32], lengths: NDArray[np.int64], rows: Sequence[Encoded]) -> NDArray[np.int32]:
