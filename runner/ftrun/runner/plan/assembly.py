@@ -12,7 +12,7 @@ from ftrun.checks.examples import spread
 from ftrun.checks.stages import STAGE_NAMES, AtData, AtEnvironment, AtStep, Device
 from ftrun.runner.plan.memory import Memory, Room, describe_memory, find_largest, find_room
 from ftrun.runner.plan.outline import Gap, Parameters, Plan, Schedule, Source
-from ftrun.runner.plan.settings import derive_settings, list_settings
+from ftrun.runner.plan.settings import derive_settings, list_choices, list_settings
 from ftrun.schemas.errors import first_line
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def make_plan(ascent: Ascent, folder: Path, *, memory: int | None, missing: Exce
     says which packages the plan has to do without."""
     at, report = ascent.at, ascent.report
     assert at is not None, "a recipe that cannot be read has no plan"
+    at = plan_for(at, memory)
     plan = Plan(
         recipe=report.recipe,
         pipeline=report.pipeline,
@@ -38,8 +39,7 @@ def make_plan(ascent: Ascent, folder: Path, *, memory: int | None, missing: Exce
         settings=tuple(list_settings(at, report.pipeline, folder)),
     )
     if isinstance(at, AtEnvironment):
-        at = plan_for(at, memory)
-        plan = replace(plan, settings=(*plan.settings, *derive_settings(at)))
+        plan = replace(plan, settings=(*plan.settings, *list_choices(at), *derive_settings(at)))
     if isinstance(at, AtData):
         return _plan_data(plan, at, folder, memory)
     why = (
@@ -58,13 +58,18 @@ def make_plan(ascent: Ascent, folder: Path, *, memory: int | None, missing: Exce
 
 
 def plan_for(at: Any, memory: int | None) -> Any:
-    """The stage on a machine with one GPU of that memory, where one is asked for."""
-    if memory is None:
+    """The stage on a machine with one GPU of that memory, where one is asked for, with what is chosen for that."""
+    if memory is None or not isinstance(at, AtEnvironment):
         return at
     room = find_room(None, memory)
     assert room is not None
     device = Device(room.device, memory, memory, bf16=True, fp16=True)
-    return replace(at, machine=replace(at.machine, devices=(device,)))
+    at = replace(at, machine=replace(at.machine, devices=(device,)))
+    if not isinstance(at, AtData):
+        return at
+    from ftrun.runner.tuning.choices import tune
+
+    return tune(at)
 
 
 def _plan_data(plan: Plan, at: AtData, folder: Path, memory: int | None) -> Plan:

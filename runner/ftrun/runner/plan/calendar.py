@@ -9,6 +9,8 @@ from typing import Any
 
 from ftrun.checks.schedule import count_warmup, every
 from ftrun.checks.stages import AtData, AtRecipe
+from ftrun.runner.batch import count_processes
+from ftrun.schemas.sections import BaseRecipe
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def make_calendar(at: AtData) -> Calendar:
     from transformers.trainer_callback import DefaultFlowCallback
 
     training = at.recipe.training
-    epoch = count_epoch(training, len(at.train_dataset), at.recipe.method)
+    epoch = count_epoch(at.recipe, len(at.train_dataset))
     arguments: Any = _flow_settings(training, at.steps, has_eval=at.eval is not None)
     state = TrainerState(max_steps=at.steps, eval_steps=arguments.eval_steps, save_steps=arguments.save_steps)
     state.logging_steps, flow, control = 0, DefaultFlowCallback(), TrainerControl()
@@ -89,39 +91,39 @@ def _flow_settings(training: Mapping[str, Any], steps: int, *, has_eval: bool) -
     )
 
 
-def count_epoch(training: Mapping[str, Any], rows: int, method: str) -> int:
+def count_epoch(recipe: BaseRecipe, rows: int) -> int:
     """Optimizer steps of an epoch, as the method's own `count_steps` has them."""
-    once = {**training, "max_steps": -1, "num_train_epochs": 1}
-    return _count(once, rows, method)
-
-
-def _count(training: Mapping[str, Any], rows: int, method: str) -> int:
     from ftrun.runner.arguments import count_steps
     from ftrun.runner.ppo.schedule import count_steps as count_updates
 
-    return count_updates(training, rows) if method == "ppo" else count_steps(training, rows)
+    once = {**recipe.training, "max_steps": -1, "num_train_epochs": 1}
+    if recipe.method == "ppo":
+        return count_updates(once, rows, count_processes(recipe))
+    return count_steps(once, rows, count_processes(recipe))
 
 
 def _describe(at: AtData) -> str:
     """The arithmetic of the number of steps."""
     training, rows = at.recipe.training, len(at.train_dataset)
     if training["max_steps"] > 0:
-        epochs = training["max_steps"] / count_epoch(training, rows, at.recipe.method)
+        epochs = training["max_steps"] / count_epoch(at.recipe, rows)
         return f"max_steps = {training['max_steps']:,}, {epochs:.2f} epochs"
     size, accumulation = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
-    epochs, epoch = f"{training['num_train_epochs']:g}", count_epoch(training, rows, at.recipe.method)
+    epochs, epoch = f"{training['num_train_epochs']:g}", count_epoch(at.recipe, rows)
     if at.recipe.method == "ppo":
         from ftrun.runner.ppo.schedule import count_rollouts, measure_rollout
 
         passes, parts = training["num_ppo_epochs"], training["num_mini_batches"]
-        rollout = measure_rollout(training)
+        rollout = measure_rollout(training) * count_processes(at.recipe)
         return (
             f"{rows:,} prompts ÷ {rollout} = {count_rollouts(rows, rollout)} rollouts; × {passes} passes × {parts} "
             f"minibatches = {epoch:,} steps an epoch; × {epochs} epochs = {at.steps:,}"
         )
     batches = rows // size if training["dataloader_drop_last"] else math.ceil(rows / size)
+    processes = count_processes(at.recipe)
+    shared = f"; ÷ {processes} processes" if processes > 1 else ""
     return (
-        f"{rows:,} rows ÷ {size} = {batches:,} batches; ÷ {accumulation} = {epoch:,} steps an epoch; "
+        f"{rows:,} rows ÷ {size} = {batches:,} batches{shared}; ÷ {accumulation} = {epoch:,} steps an epoch; "
         f"× {epochs} epochs = {at.steps:,}"
     )
 

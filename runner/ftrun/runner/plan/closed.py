@@ -162,6 +162,10 @@ def estimate(at: AtRecipe, memory: int | None) -> tuple[Memory | None, Parameter
     if room is None or training["max_length"] is None:
         raise ValueError("memory needs --memory and training.max_length here")
     load = _load(at, read_shape(read_config(at)), room)
+    if "gradient_checkpointing" not in at.file.recipe.training:
+        kept = replace(load, checkpointed=False)
+        fits = max(predict_parts(kept).values()) <= room.usable
+        load = kept if fits or not room.cuda else load
     resident = count_resident(load)
     saved = resident.weights if load.lora is None else 4 * resident.trained
     parameters = Parameters(

@@ -38,6 +38,7 @@ def answered(trainer: Trainer, rows: int) -> Iterator[None]:
         advantages=torch.empty(rows, width),
         returns=torch.empty(rows, width),
         batches=torch.empty(1, rows, dtype=torch.long),
+        tokens=torch.empty(1),
     )
     state = trainer.ppo
     trainer.ppo = PPOState(kl_coef=0.0, experience=experience)

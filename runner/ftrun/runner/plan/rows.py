@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftrun.runner.plan.outline import Batches
+from ftrun.runner.tuning.batches import read_lengths
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from numpy.typing import NDArray
     from transformers import Trainer
 
 MOST = 2000
@@ -41,26 +41,11 @@ def measure_batches(trainer: Trainer, *, repeats: int = 1) -> Batches:
 
 def longest_row(dataset: Dataset) -> int:
     """Tokens of the longest row."""
-    return int(_lengths(dataset).max(initial=0))
+    return int(read_lengths(dataset).max(initial=0))
 
 
 def longest_rows(dataset: Dataset, count: int) -> list[dict[str, Any]]:
     """The `count` longest rows of a data set, as the collator takes them; some of them twice where there are
     fewer."""
-    order = np.argsort(-_lengths(dataset), kind="stable")
+    order = np.argsort(-read_lengths(dataset), kind="stable")
     return [dataset[index] for index in np.resize(order, count).tolist()]
-
-
-def _lengths(dataset: Dataset) -> NDArray[np.int64]:
-    """Tokens of each row: of a pair, of its longer side with the prompt."""
-
-    def column(name: str) -> NDArray[np.int64]:
-        chunks = dataset.with_format("arrow")[name][:].chunks
-        return np.concatenate(
-            [np.diff(chunk.offsets.to_numpy()) for chunk in chunks] or [np.zeros(0, np.int64)]
-        )
-
-    if "input_ids" in dataset.column_names:
-        return column("input_ids")
-    longer = np.maximum(column("chosen_ids"), column("rejected_ids"))
-    return longer + column("prompt_ids") if "prompt_ids" in dataset.column_names else longer

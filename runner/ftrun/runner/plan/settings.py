@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftrun.checks.stages import AtEnvironment, AtRecipe
+from ftrun.checks.stages import AtData, AtEnvironment, AtRecipe
+from ftrun.runner.batch import count_processes
+from ftrun.runner.tuning.rules import CHECKPOINTING
+from ftrun.schemas.layers import TEAM
 from ftrun.schemas.mistake import Where
 from ftrun.schemas.nodes import Keys, dotted
 from ftrun.schemas.overrides import FILE
@@ -51,17 +54,18 @@ class Setting:
     key: str
     value: Any
     origin: str
-    """`recipe.yaml:12`, `extends base.yaml:3`, `--set`, `default of TRL`, or `derived: 2 × 4 = 8`."""
+    """`recipe.yaml:12`, `extends base.yaml:3`, `--set`, `default of TRL`, `derived: 2 × 4 = 8`, or `chosen: ` and the
+    reason."""
 
 
 def list_settings(at: AtRecipe, pipeline: str | None, scratch: Path) -> list[Setting]:
-    """What is written, in the order of the files, then the defaults that matter. `scratch` holds what stands for
-    the models of a pipeline's earlier stages, each under the stage's name."""
+    """What is written, in the order of the files, then the defaults that matter and are not chosen. `scratch` holds
+    what stands for the models of a pipeline's earlier stages, each under the stage's name."""
     return [*_written(at, pipeline, f"{scratch}{os.sep}"), *_defaults(at)]
 
 
 def _written(at: AtRecipe, pipeline: str | None, scratch: str) -> Iterator[Setting]:
-    tree = _renamed(at.recipe.model_dump(), scratch)
+    tree = _renamed(at.file.recipe.model_dump(), scratch)
     for keys in at.file.origins:
         if not keys or keys[0] in TOLD_ELSEWHERE:
             continue
@@ -75,10 +79,20 @@ def _written(at: AtRecipe, pipeline: str | None, scratch: str) -> Iterator[Setti
 
 def _defaults(at: AtRecipe) -> Iterator[Setting]:
     training, method = at.recipe.training, at.recipe.method
+    chosen = {one.key for one in at.choices} if isinstance(at, AtData) else {CHECKPOINTING}
     for name in (*MATTER, *METHODS[method]):
         is_open = ("training", name) not in at.file.origins and name in training
-        if is_open and not (name == "max_steps" and training[name] <= 0):
+        if is_open and f"training.{name}" not in chosen and not (name == "max_steps" and training[name] <= 0):
             yield Setting(f"training.{name}", training[name], f"default of {OWNERS[method]}")
+
+
+def list_choices(at: AtRecipe) -> list[Setting]:
+    """What is chosen for the device, the model and the data, as far as those are known."""
+    if isinstance(at, AtData):
+        return [Setting(one.key, one.value, f"chosen: {one.reason}") for one in at.choices]
+    if ("training", "gradient_checkpointing") in at.file.origins:
+        return []
+    return [Setting(CHECKPOINTING, "auto", "chosen with the data: on where a GPU's memory needs it")]
 
 
 def derive_settings(at: AtEnvironment) -> list[Setting]:
@@ -88,12 +102,13 @@ def derive_settings(at: AtEnvironment) -> list[Setting]:
 
     training = at.recipe.training
     rows, steps = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
+    processes = count_processes(at.recipe)
     what = "answers" if at.recipe.method == "ppo" else "rows" if at.recipe.method == "sft" else "pairs"
     found = [
         Setting(
             "effective batch",
-            f"{rows * steps} {what}",
-            f"derived: {rows} × {steps} × 1 process = {rows * steps}",
+            f"{rows * steps * processes} {what}",
+            f"derived: {rows} × {steps} × {processes} process{'es' * (processes > 1)} = {rows * steps * processes}",
         )
     ]
     if at.recipe.method == "ppo":
@@ -117,6 +132,8 @@ def describe_origin(where: Where, recipe: Path, pipeline: str | None) -> str:
     """Where a value was written, as seen from the recipe."""
     if where.file is None or where.file == FILE:
         return FILE
+    if where.file.startswith(TEAM):
+        return f"extends {where.file}:{where.line}"
     place = f"{os.path.relpath(where.file, recipe.parent)}:{where.line}"
     if where.file == pipeline:
         return f"set in {place}"

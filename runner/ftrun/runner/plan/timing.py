@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ STEPS = 3
 def time_run(at: AtModel, calendar: Calendar) -> Duration:
     """Take a few steps of training and add up what the whole run takes of them. The model is trained by it."""
     trainer = at.trainer
-    batches = list(islice(iter(trainer.get_train_dataloader()), STEPS + 1))
+    batches = _spread_batches(at)
     passes, updates, rollout = [], [], 0.0
     with checkpointed(trainer):
         for number, batch in enumerate(batches):
@@ -34,7 +34,7 @@ def time_run(at: AtModel, calendar: Calendar) -> Duration:
             passes.append(_time(trainer, partial(differentiate, trainer, batch)))
             updates.append(_time(trainer, lambda: advance(trainer)))
             trainer.model.zero_grad(set_to_none=True)
-    micro, update = median(passes[1:] or passes), median(updates[1:] or updates)
+    micro, update = fmean(passes[1:] or passes), median(updates[1:] or updates)
     training = at.recipe.training
     total = calendar.steps * (training["gradient_accumulation_steps"] * micro + update)
     if at.recipe.method == "ppo":
@@ -43,6 +43,15 @@ def time_run(at: AtModel, calendar: Calendar) -> Duration:
         total += calendar.steps / per_rollout * rollout
     evaluation = _guess_evaluations(at, calendar, micro, rollout)
     return Duration(micro, update, rollout, evaluation, total + evaluation)
+
+
+def _spread_batches(at: AtModel) -> list[Any]:
+    """The first micro-batch, and as many of the first update as are timed, from its longest to its shortest."""
+    accumulation = 1 if at.recipe.method == "ppo" else at.recipe.training["gradient_accumulation_steps"]
+    first = list(islice(iter(at.trainer.get_train_dataloader()), max(STEPS + 1, accumulation)))
+    if len(first) <= STEPS + 1:
+        return first
+    return [first[0], *(first[(2 * part + 1) * len(first) // (2 * STEPS)] for part in range(STEPS))]
 
 
 def _guess_evaluations(at: AtModel, calendar: Calendar, micro: float, rollout: float) -> float:

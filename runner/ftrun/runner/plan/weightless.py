@@ -70,6 +70,7 @@ def _settle(at: AtData) -> tuple[AtData, tuple[str, ...]]:
         "use_cpu": True,
         "bf16": choose_bf16(at) or bool(training["fp16"]),
         "fp16": False,
+        "tf32": None,  # which transformers refuses without a GPU
         "eval_strategy": "no",  # what DPO's trainer keeps of its evaluation rows is made with the weights
         "load_best_model_at_end": False,
     }
