@@ -3,7 +3,8 @@
 Symptom: the run neither ends nor goes on; the device is idle, or busy waiting, and is paid for.
 Cause: a data loader whose workers have died or wait for each other, a reward function that waits for a network, a
 collective whose other processes are gone, a file system that does not answer.
-Fix: look into `stalled.txt` in the run folder, which tells where every thread is; then go on with `--resume`.
+Fix: look into `stalled.txt` in the run folder, which tells where every thread is, and of several processes into
+`stalled-1.txt` and so on: the one that is in no collective is waited for by the others. Then go on with `--resume`.
 `training.dataloader_num_workers: 0` tells whether it is the workers.
 Prevention: save checkpoints; `guards.run_stalls: {action: stop}` ends a run that nobody watches.
 Source: ten minutes are what torch.distributed gives a collective of NCCL by default; five times the longest step leaves
@@ -35,7 +36,7 @@ def run_stalls(at: AtSilence) -> Iterator[Finding]:
         f"was {describe_seconds(at.longest)}.",
         "stalled.txt in the run folder tells where every thread is. End the run, and go on with --resume.",
         at.where("guards.run_stalls"),
-        evidence=at.frames[-5:],
+        evidence=(*at.frames[-5:], *at.others),
     )
 
 

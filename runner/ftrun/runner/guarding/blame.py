@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from ftrun.checks.batches import keys_of, rows_of
+from ftrun.checks.batches import find_rows, rows_of
 from ftrun.checks.stages import AtModel
+from ftrun.runner.guarding.sharding import is_sharded
+from ftrun.runner.ranks import alone, gather
 from ftrun.runner.trial import Batch, count_items, differentiate, forward
 
 if TYPE_CHECKING:
@@ -17,20 +19,29 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
+def name_culprits(at: AtModel, batches: Sequence[Batch]) -> tuple[str, ...]:
+    """The rows to blame for an update that is no number, in whichever process: as `rows.jsonl row 17`, ten of them at
+    most; empty where there are none. All processes have to call, each with its own micro-batches."""
+    culprits = find_culprits(at, batches)
+    told = gather(name_rows(at, culprits) if culprits else (), "rows to blame")
+    return tuple(dict.fromkeys(name for own in told for name in own))[:10]
+
+
 def find_culprits(at: AtModel, batches: Sequence[Batch]) -> list[Batch]:
     """The parts of micro-batches for which the model, as it is, gives a loss or a gradient that is no number: single
-    rows, or whole micro-batches where rows do not stand alone (pairs, and rows without padding between them).
+    rows, or whole micro-batches where rows do not stand alone (pairs, and rows without padding between them). Empty
+    where a process has parts of the model, which it cannot ask on its own.
 
     Random states, gradients and what the trainer logs next are afterwards what they were.
     """
     import torch
 
-    if at.recipe.method == "ppo":
-        return []  # its batches are prompts, and its loss depends on a rollout that is gone
+    if at.recipe.method == "ppo" or is_sharded(at.trainer):
+        return []  # PPO's batches are prompts, and its loss depends on a rollout that is gone
     trainer = at.trainer
     metrics = deepcopy(getattr(trainer, "_metrics", None))
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), alone():  # each process has rows of its own to try
         found = [part for batch in batches for part in _split(at, batch) if not _is_computable(trainer, part)]
     trainer.model.zero_grad()
     if metrics is not None:
@@ -62,10 +73,8 @@ def _split(at: AtModel, batch: Batch) -> Iterator[Batch]:
 
 def name_rows(at: AtModel, parts: Sequence[Batch]) -> tuple[str, ...]:
     """Where the rows in parts of micro-batches come from: `rows.jsonl row 17`."""
-    places: dict[bytes, int] = {key: number for number, key in enumerate(keys_of(at.train))}
-    found = [
-        places.get(ids.tobytes()) for part in parts for ids, _ in rows_of(part, at.tokenizer.pad_token_id)
-    ]
-    origins = (at.train[number].where for number in found if number is not None)
+    keys = [ids.tobytes() for part in parts for ids, _ in rows_of(part, at.tokenizer.pad_token_id)]
+    places = find_rows(at.train, keys)
+    origins = (at.train[places[key][-1]].where for key in keys if key in places)
     names = dict.fromkeys(f"{where.file} row {where.row}" for where in origins)
     return tuple(list(names)[:10]) or ("rows that were packed",)

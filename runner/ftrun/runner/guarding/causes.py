@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.optimisation import Cause
 from ftrun.checks.stages import AtModel, Learning
+from ftrun.runner.guarding.sharding import is_sharded
 from ftrun.runner.learning import STEPS, learn_by_heart, measure_distance
 from ftrun.runner.step import measure_gradients, restored, update
 from ftrun.runner.trial import Batch, count_items, forward
@@ -33,9 +34,9 @@ def find_cause(at: AtModel, batches: Sequence[Batch]) -> Cause | None:
     Main memory is needed for a copy of trained weights and optimizer.
     """
     trainer = at.trainer
-    if trainer.args.world_size > 1 or trainer.accelerator.scaler is not None or not batches:
+    if is_sharded(trainer) or trainer.accelerator.scaler is not None or not batches:
         return Cause(
-            "with several processes, or float16, causes are not tried", "Try one process in bfloat16.", RATE
+            "with sharded weights, or float16, causes are not tried", "Try one process in bfloat16.", RATE
         )
     rate = max(float(group["lr"]) for group in trainer.optimizer.param_groups)
     if rate == 0:

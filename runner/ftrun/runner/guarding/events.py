@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ftrun.checks.finding import Finding
+from ftrun.runner.ranks import is_main
 from ftrun.runner.tracking.run import TrackedRun
 
 EVENTS_FILE = "events.jsonl"
@@ -29,8 +30,11 @@ class Events:
         file = self.folder / EVENTS_FILE
         return len(file.read_text(encoding="utf-8").splitlines()) if file.exists() else 0
 
-    def tell(self, finding: Finding, done: str, step: int) -> None:
-        """Say and record what a guard found at a step, and what was done."""
+    def tell(self, finding: Finding, done: str, step: int, *, alone: bool = False) -> None:
+        """Say and record what a guard found at a step, and what was done: in the main process, for all of them, and
+        where this one is `alone` with it, here."""
+        if not is_main() and not alone:
+            return
         self.console.print(
             f"{finding.id} at step {step}: {finding.message} {done[:1].upper()}{done[1:]}.", style="yellow"
         )

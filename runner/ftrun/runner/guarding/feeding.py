@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftrun.checks.batches import keys_of, rows_of
-from ftrun.checks.fed import Fed, Spreads, count_batch, spread_rows
+from ftrun.checks.batches import find_rows, rows_of
+from ftrun.checks.fed import Fed, Part, Spreads, count_batch, spread_rows
 from ftrun.checks.rows import IGNORED
 from ftrun.checks.stages import AtModel
 from ftrun.checks.training import AtBatches
-from ftrun.runner.guarding.transfer import bring
+from ftrun.runner.guarding.transfer import Counted
+from ftrun.runner.ranks import gather
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
-    from transformers import Trainer, TrainerCallback
+    from transformers import TrainerCallback
 
     from ftrun.runner.guarding.watch import Watch
 
@@ -27,12 +27,14 @@ def spread_data(at: AtModel) -> Spreads:
     """The counts of all rows of the data stage, as the data loader divides them into rows."""
     packing = at.recipe.training.get("packing", False)
     if packing and at.recipe.training["packing_strategy"] != "bfd":
-        ids, labels, starts = _read_packs(at)
+        parts: Iterable[Part] = [_read_packs(at)]
     else:
-        ids, labels, starts = at.train.ids, at.train.labels, at.train.starts
-    told = None if at.recipe.method == "reward" else labels  # a scorer trains no tokens
+        scores = at.recipe.method == "reward"  # a scorer trains no tokens
+        parts = (
+            (block.ids, None if scores else block.labels, block.starts) for _, block in at.train.blocks()
+        )
     free = packing or at.recipe.training.get("padding_free", False)
-    return spread_rows(ids, told, starts, at.stop_ids, shortest=2 if free else 1)
+    return spread_rows(parts, at.stop_ids, shortest=2 if free else 1)
 
 
 def _read_packs(at: AtModel) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
@@ -54,16 +56,6 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
     trainer, data = at.trainer, spread_data(at)
     stops = torch.tensor(sorted(at.stop_ids), device=trainer.args.device)
     collect = trainer.get_batch_samples
-    fresh: list[tuple[Callable[[], list[float]], Sequence[Any]]] = []
-    waiting: list[tuple[int, int, Callable[[], list[float]], Sequence[Any]]] = []
-
-    def collect_counted(*args: Any, **kwargs: Any) -> Any:
-        batches, items = collect(*args, **kwargs)
-        if batches:
-            fresh[:] = [(bring(_count(trainer, batches, stops)), batches)]
-        return batches, items
-
-    trainer.get_batch_samples = collect_counted
 
     class CountFed(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
         epoch, counted, fed = 0, 0, Fed()
@@ -71,43 +63,33 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.epoch += 1
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            waiting.extend((state.global_step, self.epoch, *one) for one in fresh)
-            fresh.clear()
-            # As in `ftrun.runner.guarding.watch`: a GPU is not waited for.
-            self.ask(keep=0 if args.device.type == "cpu" or control.should_save else 1)
+        def collect(self, *args: Any, **kwargs: Any) -> Any:
+            batches, items = collect(*args, **kwargs)
+            if batches:
+                counts = torch.stack([count_batch(batch, stops) for batch in batches]).sum(0)
+                watch.counted = Counted(counts, partial(self.judge, self.epoch))
+            return batches, items
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.ask(keep=0)
+        def judge(self, epoch: int, step: int, counts: list[float], batches: Sequence[Any]) -> None:
+            update = Fed(*map(round, counts))
+            self.fed = self.fed + update if epoch == self.counted else update
+            self.counted = epoch
+            recipe, file = watch.training.recipe, watch.training.file
+            name = partial(_name_untaught, at, batches)
+            watch.ask(AtBatches(recipe, file, update, self.fed, data, name), step, batches)
 
-        def ask(self, keep: int) -> None:
-            while len(waiting) > keep:
-                step, epoch, wait, batches = waiting.pop(0)
-                update = Fed(*(round(count) for count in wait()))
-                self.fed = self.fed + update if epoch == self.counted else update
-                self.counted = epoch
-                recipe, file = watch.training.recipe, watch.training.file
-                name = partial(_name_untaught, at, batches)
-                watch.ask(AtBatches(recipe, file, update, self.fed, data, name), step, batches)
-
-    return CountFed()
-
-
-def _count(trainer: Trainer, batches: Sequence[Any], stops: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    counts = torch.stack([count_batch(batch, stops) for batch in batches]).sum(0).float()
-    if trainer.args.world_size > 1:
-        counts = trainer.accelerator.reduce(counts, "sum")  # all processes are to decide alike
-    return counts
+    callback = CountFed()
+    trainer.get_batch_samples = callback.collect
+    return callback
 
 
 def _name_untaught(at: AtModel, batches: Sequence[Any]) -> tuple[str, ...]:
-    """Where the rows come from that train nothing, ten of them at most."""
-    places = {key: number for number, key in enumerate(keys_of(at.train))}
-    numbers = (places.get(ids.tobytes()) for ids in _find_untaught(at, batches))
-    found = (at.train[number].where for number in numbers if number is not None)
-    return tuple(dict.fromkeys(f"{where.file} row {where.row}" for where in found))[:10]
+    """Where the rows come from that train nothing in some process, ten of them at most. All processes have to call."""
+    keys = [ids.tobytes() for ids in _find_untaught(at, batches)]
+    places = find_rows(at.train, keys)
+    found = (at.train[places[key][-1]].where for key in keys if key in places)
+    names = gather([f"{where.file} row {where.row}" for where in found], "rows that train nothing")
+    return tuple(dict.fromkeys(name for own in names for name in own))[:10]
 
 
 def _find_untaught(at: AtModel, batches: Sequence[Any]) -> Iterator[NDArray[np.int32]]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.optimisation import AtLook, Layer, Look, layer_of
 from ftrun.checks.stages import AtModel
 from ftrun.runner.guarding.transfer import bring
+from ftrun.runner.ranks import gather
 
 if TYPE_CHECKING:
     import torch
@@ -186,6 +187,19 @@ def _is_finite(norm: float, tensor: torch.Tensor) -> bool:
     return math.isfinite(norm) or bool(tensor.isfinite().all())
 
 
+def merge(looks: Sequence[Look]) -> Look:
+    """What the looks of all processes at an update showed: of gradients, which they share, and what one of them saw."""
+    first = looks[0]
+    if len(looks) == 1:
+        return first
+    return replace(
+        first,
+        still=first.still.union(*(one.still for one in looks)),
+        frozen_moved=tuple(dict.fromkeys(name for one in looks for name in one.frozen_moved)),
+        not_finite=tuple(dict.fromkeys(name for one in looks for name in one.not_finite)),
+    )
+
+
 def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
     """A callback that looks at a trainer and asks the guards that wait for it."""
     from transformers import TrainerCallback
@@ -235,7 +249,7 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
 
         def ask(self) -> None:
             while waiting:
-                look = waiting.pop(0)()
+                look = merge(gather(waiting.pop(0)(), "a look at weights"))
                 self.inspector.looks.append(look)
                 watch.ask(AtLook(watch.training.recipe, watch.training.file, self.inspector.looks), look.step)
 

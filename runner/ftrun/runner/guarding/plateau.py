@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.optimisation import AtProgress, Cause
 from ftrun.checks.stages import AtModel
 from ftrun.runner.guarding.causes import find_cause
+from ftrun.runner.ranks import alone, share
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -19,6 +22,12 @@ TIMES, APART = 50, 10
 
 KEPT = 2560
 """Losses at the start of the run that are kept: a run is judged against ever longer parts of its beginning."""
+
+
+def _try_alone(at: AtModel, batches: Sequence[Any]) -> Cause | None:
+    """What this process finds by trying with its own rows, while the others wait."""
+    with alone():
+        return find_cause(at, batches)
 
 
 def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
@@ -54,6 +63,6 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
 
         def find(self) -> Cause | None:
             self.over = True  # once: trying costs as much as some steps
-            return find_cause(at, watch.batches)
+            return share(partial(_try_alone, at, watch.batches))
 
     return AskProgress()

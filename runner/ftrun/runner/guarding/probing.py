@@ -2,7 +2,8 @@
 
 Answers are asked for by their log-probability: one forward pass over a few short rows, in evaluation mode. Before and
 after training they are also generated, for people to read. Training keeps no trace of it: modes and random states are
-put back, and nothing is added to what the trainer collects.
+put back, and nothing is added to what the trainer collects. Of several processes the main one asks and tells the
+others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,6 +23,8 @@ from ftrun.checks.training import AtProbe, Recall
 from ftrun.runner.answers import generate
 from ftrun.runner.guarding.alarm import Alarm
 from ftrun.runner.guarding.questions import Question, load_questions
+from ftrun.runner.guarding.sharding import is_sharded
+from ftrun.runner.ranks import is_main, share
 from ftrun.runner.trial import NotMade
 
 if TYPE_CHECKING:
@@ -79,7 +83,7 @@ def plan_looks(at: AtModel, questions: Sequence[Question]) -> Budget:
     forward and backward, which is taken for twice as much (with LoRA; without it is three times). Asking is a forward
     pass, and each token of an answer is taken for half of one.
     """
-    if at.trainer.is_fsdp_enabled or at.trainer.is_deepspeed_enabled:
+    if is_sharded(at.trainer):
         raise NotMade("each process has a part of the model")
     written = at.recipe.guards.knowledge_forgotten.every
     if written != "auto":
@@ -181,6 +185,13 @@ def _find_other(questions: Sequence[Question], number: int) -> Question:
     return next((one for one in others if one.answer_ids != own.answer_ids), own)
 
 
+def _start(at: AtModel, questions: Sequence[Question], budget: Budget, folder: Path) -> Start:
+    """What the model said before training: asked now, where the run has not begun before."""
+    start = _read(folder) or begin(at, questions, budget.answers)
+    _keep(start, folder)
+    return start
+
+
 def _keep(start: Start, folder: Path) -> None:
     (folder / START_FILE).write_text(json.dumps(asdict(start), ensure_ascii=False), encoding="utf-8")
 
@@ -210,8 +221,7 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             told = reason
             if budget is not None:
-                self.start = _read(events.folder) or begin(at, questions, budget.answers)
-                _keep(self.start, events.folder)
+                self.start = share(partial(_start, at, questions, budget, events.folder))
                 known = len(self.start.known)
                 told = (
                     f"{known} of {len(questions)} answers are known" if known else "the model knows no answer"
@@ -231,7 +241,7 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
         def look(self, state: Any, ended: bool = False) -> None:
             if not self.start.known:
                 return
-            now = judge(at, questions, questions)
+            now = share(partial(judge, at, questions, questions))
             self.log(state, now)
             recalls = [
                 Recall(questions[i].text, questions[i].answer, self.start.logprobs[i], now[i])
@@ -244,7 +254,7 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
                 ended = True
                 raise
             finally:
-                if ended:
+                if ended and is_main():
                     given = answer(at, questions) if self.start.given else ()
                     events.run.log_table(_tabulate(questions, self.start, now, given), "probe.json")
 

@@ -2,15 +2,15 @@
 
 A rollback is what `--resume` is in a new process, made in this one: the trainer is built anew from the same rows, and
 goes on from a checkpoint, or from the start. So it is exact where resuming is: weights, optimizer, schedule, random
-states and the place in the data are those of the checkpoint, bit for bit.
+states and the place in the data are those of the checkpoint, bit for bit. Several processes, whose guards are given the
+same numbers, go back together.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,44 +21,17 @@ from ftrun.checks.stages import AtData, AtModel, narrow
 from ftrun.checks.training import AtFailure, Training
 from ftrun.runner.checkpoints import list_checkpoints
 from ftrun.runner.guarding.alarm import Alarm
-from ftrun.runner.guarding.blame import find_culprits, name_rows
-from ftrun.runner.guarding.coefficient import raise_coefficient, read_coefficient, write_coefficient
+from ftrun.runner.guarding.blame import name_culprits
+from ftrun.runner.guarding.coefficient import raise_coefficient, read_coefficient
 from ftrun.runner.guarding.events import Events
+from ftrun.runner.guarding.remedy import Remedy, apply, load_remedy, shrink
+from ftrun.runner.guarding.sharding import is_sharded, list_off
 from ftrun.runner.guarding.watch import Watch
+from ftrun.runner.ranks import count_ranks, is_main, read_rank, share
 from ftrun.schemas.errors import RunError
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
-
-
-REMEDY_FILE = "remedy.json"
-
-
-@dataclass
-class Remedy:
-    """What is changed in the run since it went back. It holds for all that follows, also where the run is resumed."""
-
-    learning_rate_factor: float = 1.0
-    max_grad_norm: float | None = None
-    skipped: set[int] = field(default_factory=set)
-    """Steps, from 1, that are made without their rows."""
-
-    coefficient: float = 0.0
-    """PPO's KL coefficient, or DPO's beta, where what training begins with is lower."""
-
-    def save(self, folder: Path) -> None:
-        """Write it into the run folder."""
-        text = json.dumps(vars(self) | {"skipped": sorted(self.skipped)})
-        (folder / REMEDY_FILE).write_text(text, encoding="utf-8")
-
-
-def load_remedy(folder: Path) -> Remedy:
-    """What `save` wrote into a run folder; nothing where it wrote nothing."""
-    file = folder / REMEDY_FILE
-    if not file.is_file():
-        return Remedy()
-    known = json.loads(file.read_text(encoding="utf-8"))
-    return Remedy(**known | {"skipped": set(known["skipped"])})
 
 
 @dataclass
@@ -88,6 +61,9 @@ class Recovery:
     attempt: int = 0
     """How often the run went back without getting past it."""
 
+    applied: int = 0
+    """How often the recipe's micro-batches have been made smaller here."""
+
     suspected: int | None = None
     """The step that was left out although no row of it is known to be to blame."""
 
@@ -102,9 +78,17 @@ class Recovery:
         Raises RunError where a guard stops the run, and what training raises where no guard knows a remedy.
         """
         if checkpoint is not None:
-            self.remedy = load_remedy(self.folder)
+            self.remedy = share(partial(load_remedy, self.folder))
+            if self.remedy.shrunk:
+                self._rebuild()
+                rows = self.at.recipe.training["per_device_train_batch_size"]
+                told = f"memory ran out before: micro-batches have {rows} rows, and updates the same as ever"
+                self.events.console.print(told, style="yellow")
         actions = self.at.recipe.guards
         guards = [one for one in load_guards() if getattr(actions, one.name).action]
+        if is_sharded(self.at.trainer) and (off := list_off(guards)):
+            told = f"off, since each process has a part of the model: {', '.join(off)}"
+            self.events.console.print(told, style="yellow")
         watch = Watch(Training(self.at.recipe, self.at.file), guards, self.events, self.remedy.skipped)
         while True:
             self.prepare(self.at)
@@ -130,7 +114,7 @@ class Recovery:
                 f"{alarm.finding.id} stopped the run at step {alarm.step}{tries}: {alarm.finding.message}"
             )
         self.rollbacks += 1
-        known = list_checkpoints(self.folder)
+        known = share(partial(list_checkpoints, self.folder))
         since = alarm.step if alarm.finding.since is None else alarm.finding.since
         # A run that wrote a checkpoint behind the last alarm, before this trouble began, had got past that one.
         if self.last is None or any(self.last < step < since for step in known):
@@ -146,52 +130,50 @@ class Recovery:
         if alarm.astray:
             before = read_coefficient(self.at.trainer)
             self.remedy.coefficient = raise_coefficient(before, settings.kl_coef_factor)
-        self._rebuild({})
+        self._rebuild()
         return known.get(step)
 
     def _make_room(self, error: Exception, watch: Watch) -> Path | None:
-        """Smaller micro-batches, and the newest checkpoint. Raises the error where it is not of memory."""
+        """Smaller micro-batches, and the newest checkpoint. Raises the error where it is not of memory, and where other
+        processes wait in an exchange that this one does not come to any more: `--resume` goes on for all of them."""
         recipe, step = self.at.recipe, int(self.at.trainer.state.global_step)
         at = AtFailure(recipe, self.at.file, error, step)
-        found = [
-            one
-            for result in run_checks(watch.guards, at, method=recipe.method, ignore={})
-            for one in result.findings
-        ]
+        results = run_checks(watch.guards, at, method=recipe.method, ignore={})
+        found = [one for result in results for one in result.findings]
         changes = shrink(recipe.training)
-        alone = self.at.trainer.args.world_size == 1  # other processes know nothing of it
         if not found:
             raise error
-        if recipe.guards.memory_ran_out.action == "stop" or not changes or not alone:
+        if recipe.guards.memory_ran_out.action == "stop" or not changes:
             self.events.tell(found[0], "stopped the run", step)
             raise error
         changed = ", ".join(f"{key}: {value}" for key, value in changes.items())
         checkpoints = list_checkpoints(self.folder)
         newest = max(checkpoints, default=0)
+        self.remedy.shrunk += 1
+        self.remedy.save(self.folder)
+        if count_ranks() > 1:
+            way = "--resume goes on, in all processes, with" if checkpoints else "there is no checkpoint; set"
+            done = f"stopped the run in process {read_rank()}; {way} {changed}"
+            self.events.tell(found[0], done, step, alone=True)
+            raise MemoryError(f"{found[0].message} It {done}") from error
         self.events.tell(found[0], f"went back to step {newest} with {changed}", step)
-        self._rebuild(changes, error)
+        self._rebuild(error)
         return checkpoints.get(newest)
 
-    def _rebuild(self, changes: dict[str, Any], error: Exception | None = None) -> None:
+    def _rebuild(self, error: Exception | None = None) -> None:
         if error is not None:
             error.__traceback__ = None  # its frames hold activations, which may be all the memory there is
         _release(self.at.trainer)
-        written, resolved = (
-            recipe.model_copy(update={"training": recipe.training | changes})
-            for recipe in (self.at.file.recipe, self.at.recipe)
-        )
-        data = narrow(self.at, AtData, recipe=resolved, file=replace(self.at.file, recipe=written))
-        method = import_module(f"ftrun.runner.methods.{resolved.method}")
-        self.at = method.build_model(data, self.folder)
-
-
-def shrink(training: dict[str, Any]) -> dict[str, Any]:
-    """Settings to change so that the same updates need less memory; empty where there are none."""
-    batch = training["per_device_train_batch_size"]
-    if batch % 2 == 0:
-        accumulated = training["gradient_accumulation_steps"] * 2
-        return {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": accumulated}
-    return {} if training["gradient_checkpointing"] else {"gradient_checkpointing": True}
+        for _ in range(self.remedy.shrunk - self.applied):
+            changes = shrink(self.at.recipe.training)
+            written, resolved = (
+                recipe.model_copy(update={"training": recipe.training | changes})
+                for recipe in (self.at.file.recipe, self.at.recipe)
+            )
+            self.at = replace(self.at, recipe=resolved, file=replace(self.at.file, recipe=written))
+        self.applied = self.remedy.shrunk
+        method = import_module(f"ftrun.runner.methods.{self.at.recipe.method}")
+        self.at = method.build_model(narrow(self.at, AtData), self.folder)
 
 
 def _release(trainer: Trainer) -> None:
@@ -199,6 +181,7 @@ def _release(trainer: Trainer) -> None:
     import torch
 
     trainer.optimizer.state.clear()
+    trainer.model_wrapped = trainer.model  # what wraps it has buckets as large as the gradients
     for tensor in (*trainer.model.parameters(), *trainer.model.buffers()):
         tensor.grad = None
         tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
@@ -212,7 +195,8 @@ def _make_callback(recovery: Recovery) -> TrainerCallback:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if recovery.judged is not None:
                 judge(recovery, recovery.judged, state.global_step)
-                recovery.remedy.save(recovery.folder)
+                if is_main():
+                    recovery.remedy.save(recovery.folder)
                 recovery.judged = None
             apply(recovery.remedy, recovery.at.trainer)
 
@@ -232,11 +216,11 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
             done += f" and {recovery.remedy.learning_rate_factor:.3g} of the learning rate"
         recovery.events.tell(alarm.finding, done, alarm.step)
         return
-    remedy, culprits = recovery.remedy, find_culprits(at, alarm.batches)
+    remedy, culprits = recovery.remedy, name_culprits(at, alarm.batches)
     if culprits:
         remedy.skipped.add(alarm.step)
-        finding = replace(alarm.finding, evidence=name_rows(at, culprits))
-        rows = "; ".join(finding.evidence)
+        finding = replace(alarm.finding, evidence=culprits)
+        rows = "; ".join(culprits)
         recovery.events.tell(
             finding, f"went back to step {step}, and leaves out step {alarm.step}, for {rows}", alarm.step
         )
@@ -260,31 +244,3 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
         f"to {settings.max_grad_norm:g}",
         alarm.step,
     )
-
-
-def apply(remedy: Remedy, trainer: Trainer) -> None:
-    """Change what a trainer begins with; without a remedy, nothing.
-
-    A checkpoint that was written since the last rollback has the lower rate in it already: the rate is set from the
-    recipe's own. A schedule that keeps no rates to start from goes on from the optimizer's, and may have lowered it.
-    """
-    if remedy.max_grad_norm is not None:
-        before = trainer.args.max_grad_norm or math.inf
-        trainer.args.max_grad_norm = min(before, remedy.max_grad_norm)
-    if remedy.coefficient and remedy.coefficient > read_coefficient(trainer):
-        write_coefficient(trainer, remedy.coefficient)
-    if remedy.learning_rate_factor == 1.0:
-        return
-    schedule, groups = trainer.lr_scheduler, trainer.optimizer.param_groups
-    highest = trainer.args.learning_rate * remedy.learning_rate_factor
-    known: Sequence[float] | None = getattr(schedule, "base_lrs", None)
-    if known is None:
-        for group in groups:
-            group["lr"] = min(group["lr"], highest)
-    else:
-        factor = highest / max(known)
-        schedule.base_lrs = [rate * factor for rate in known]
-        for group in groups:
-            group["lr"] *= factor
-            group["initial_lr"] *= factor
-    schedule._last_lr = [group["lr"] for group in groups]  # which is what the first step is logged with

@@ -139,26 +139,20 @@ def list_answers(seen: Mapping[str, Any]) -> list[Scored]:
 
 
 def describe_rollout(trainer: Any, answers: list[Scored]) -> Rollout:
-    """The last rollout, in all processes: they are to decide alike."""
-    import torch
-
+    """The last rollout, whose figures and answers are those of all processes."""
     figures = trainer.seen["figures"]
     scores = sorted(one.score for one in answers)
-    numbers = {
-        "score": figures["score/mean"],
-        "deviation": figures["score/std"],
-        "high": scores[(9 * len(scores)) // 10],
-        "length": figures["response/length"],
-        "ended": figures["response/ended"],
-        "unique_words": fmean(one.unique_words for one in answers),
-        "entropy": figures["policy/entropy"],
-        "kl": figures["objective/kl"],
-        "kl_error": figures["objective/kl_stderr"],
-    }
-    if "score/disagreement" in figures:
-        numbers["disagreement"] = figures["score/disagreement"]
-    if trainer.args.world_size > 1:
-        own = torch.tensor(list(numbers.values()), device=trainer.args.device)
-        numbers = dict(zip(numbers, trainer.accelerator.reduce(own, "mean").tolist(), strict=True))
-    count = len(answers) * trainer.args.world_size
-    return Rollout(step=trainer.state.global_step, answers=count, **numbers)
+    return Rollout(
+        step=trainer.state.global_step,
+        answers=len(answers),
+        score=figures["score/mean"],
+        deviation=figures["score/std"],
+        high=scores[(9 * len(scores)) // 10],
+        length=figures["response/length"],
+        ended=figures["response/ended"],
+        unique_words=fmean(one.unique_words for one in answers),
+        entropy=figures["policy/entropy"],
+        kl=figures["objective/kl"],
+        kl_error=figures["objective/kl_stderr"],
+        disagreement=figures.get("score/disagreement"),
+    )

@@ -1,7 +1,8 @@
 """Listening for signs of life: a thread that tells when a run has fallen silent.
 
 The thread looks at a clock once a minute, so it costs nothing. It needs the interpreter: a library that hangs while it
-holds Python's lock silences it as well.
+holds Python's lock silences it as well. Where one of several processes hangs, the others wait for it: each writes where
+it is, and the main one tells, and decides.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ftrun.checks.guards.run_stalls import find_patience
 from ftrun.checks.stages import AtModel
 from ftrun.checks.training import AtSilence
 from ftrun.runner.guarding.alarm import Alarm
+from ftrun.runner.ranks import count_ranks, is_main, read_rank
 from ftrun.runner.tracking.ledger import FAILURE_TAG
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from ftrun.runner.guarding.watch import Watch
 
-STALLED_FILE = "stalled.txt"
+STALLED_FILE, OTHERS_FILE = "stalled.txt", "stalled-{}.txt"
 
 EVERY = 0.1
 """Of the patience with a step: how often the thread looks."""
@@ -70,26 +72,43 @@ class Listener(threading.Thread):
 
     def run(self) -> None:
         training, pulse = self.watch.training, self.pulse
-        told = 0.0
-        while not self.ended.wait(EVERY * 60 * training.recipe.guards.run_stalls.minutes):
+        told, every = 0.0, EVERY * 60 * training.recipe.guards.run_stalls.minutes
+        while not self.ended.wait(every):
             last = pulse.last
             at = AtSilence(
                 training.recipe, training.file, time.monotonic() - last, pulse.longest, pulse.doing
             )
             if last != told and at.seconds >= find_patience(at):
                 told = last
-                self._tell(replace(at, frames=_find_frames()))
+                self._dump(at)
+                # The others have fallen silent with this one, but they may look at their clocks a little later.
+                if is_main() and not (count_ranks() > 1 and self.ended.wait(2 * every)):
+                    self._tell(replace(at, frames=_find_frames(), others=tuple(self._read_others())))
 
-    def _tell(self, at: AtSilence) -> None:
-        events, step = self.watch.events, int(self.trainer.state.global_step)
-        file = events.folder / STALLED_FILE
+    def _dump(self, at: AtSilence) -> None:
+        """Write where every thread of this process is."""
+        name = STALLED_FILE if is_main() else OTHERS_FILE.format(read_rank())
+        file, step = self.watch.events.folder / name, int(self.trainer.state.global_step)
+        where = _find_frames()[-1:]
         with file.open("a", encoding="utf-8") as dump:
-            dump.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {at.seconds:.1f} seconds behind step {step}\n")
+            dump.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {at.seconds:.1f} seconds behind step {step}")
+            dump.write(f", at {where[0]}\n" if where else "\n")
             dump.flush()
             faulthandler.dump_traceback(dump, all_threads=True)
-        events.run.log_artifact(file)
+        self.watch.events.run.log_artifact(file)
+
+    def _read_others(self) -> Iterator[str]:
+        """Where the other processes are, those that have written it."""
+        for rank in range(1, count_ranks()):
+            file = self.watch.events.folder / OTHERS_FILE.format(rank)
+            if file.is_file():
+                lines = file.read_text(encoding="utf-8").splitlines()
+                places = [line.partition(", at ")[2] for line in lines if " seconds behind step " in line]
+                yield f"process {rank}: {places[-1]}"
+
+    def _tell(self, at: AtSilence) -> None:
         try:
-            self.watch.ask(at, step)
+            self.watch.ask(at, int(self.trainer.state.global_step))
         except Alarm as alarm:
             self.alarm = alarm
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes what waits, too

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
+
+Judge = Callable[[int, list[float], Sequence[Any]], None]
+"""Is given a step, the counts of its batches in all processes, and the micro-batches of this one. Raises Alarm."""
+
+
+class Counted(NamedTuple):
+    """What was counted of the batches of an update."""
+
+    counts: torch.Tensor
+    """On the device, of this process."""
+
+    judge: Judge
 
 
 def bring(numbers: torch.Tensor) -> Callable[[], list[float]]:

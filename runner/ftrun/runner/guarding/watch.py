@@ -2,7 +2,8 @@
 
 The truth is read where it is made, not in the log: the loss from `training_step`, the gradient's norm from the clipping
 that training does anyway. Nothing is computed a second time, and a GPU is never waited for: its numbers are read
-when the next step has been launched.
+when the next step has been launched. Several processes sum their numbers, in one exchange an update, so that all are
+given the same and decide alike.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from ftrun.checks.training import AtEvaluation, AtUpdate, Evaluation, History, T
 from ftrun.runner.guarding import divergence, feeding, inspection, plateau, probing, rollouts, stalls
 from ftrun.runner.guarding.alarm import Alarm
 from ftrun.runner.guarding.events import Events
-from ftrun.runner.guarding.transfer import bring
+from ftrun.runner.guarding.sharding import is_sharded
+from ftrun.runner.guarding.transfer import Counted, Judge, bring
+from ftrun.runner.launching.sharding import make_whole
+from ftrun.runner.ranks import gather
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +52,9 @@ class Watch:
     batches: Sequence[Any] = ()
     """The micro-batches of the last update."""
 
+    counted: Counted | None = None
+    """Of the update under way, where it is counted what is fed."""
+
     ending: bool = False
     """Whether training is to end here, as it would behind its last step."""
 
@@ -61,10 +68,7 @@ class Watch:
         if at.recipe.method == "dpo":
             at.trainer.add_callback(divergence.make_callback(self))
         asked = {one.name for one in self.guards if at.recipe.method in one.methods}
-        sharded = (
-            at.trainer.is_fsdp_enabled or at.trainer.is_deepspeed_enabled
-        )  # a process has parts of tensors
-        if asked & inspection.GUARDS and not sharded:
+        if asked & inspection.GUARDS and not is_sharded(at.trainer):
             at.trainer.add_callback(inspection.make_callback(self, at))
         for name, module in (
             ("batches_unlike_data", feeding),
@@ -84,6 +88,7 @@ class Watch:
 
     def note_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Ask the guards of evaluations. Raises Alarm."""
+        metrics = gather(metrics, "an evaluation")[0]
         since = self.evaluations[-1].step if self.evaluations else 0
         losses = [update.loss for update in self.updates.last(step - since) if update.step > since]
         if losses:
@@ -138,25 +143,42 @@ class _Reader:
             import torch
 
             return torch.zeros((), device=self.trainer.args.device)
-        self.norm = self._clip(parameters, max_norm, norm_type)
-        return self.norm
+        norm = self._clip(parameters, max_norm, norm_type)
+        self.norm = make_whole(norm)
+        return norm
 
     def _is_skipped(self) -> bool:
         return self.trainer.state.global_step + 1 in self.skipped
 
-    def take(self) -> tuple[Callable[[], list[float]] | None, list[Any]]:
-        """Reads loss and norm of the last update, None where it was skipped, and its micro-batches. Empty again
-        afterwards."""
+    def take(self, fed: Counted | None) -> Taken | None:
+        """What the last update left; None where it was skipped and nothing is counted. Empty again afterwards."""
         import torch
 
         loss, norm, batches = self.loss, self.norm, self.batches
         self.loss, self.norm, self.batches = None, None, []
-        if loss is None:
-            return None, batches
-        if self.trainer.args.world_size > 1:
-            loss = self.trainer.accelerator.reduce(loss, "mean")  # all processes are to decide alike
-        norm = torch.as_tensor(0.0 if norm is None else norm, device=loss.device)
-        return bring(torch.stack([loss.float(), norm.float()])), batches
+        if loss is None and fed is None:
+            return None
+        device, count = self.trainer.args.device, self.trainer.args.world_size
+        norm = torch.as_tensor(0.0 if norm is None else norm, device=device)
+        both = torch.zeros(2, device=device) if loss is None else torch.stack([loss.float(), norm.float()])
+        numbers = both / count if fed is None else torch.cat([both / count, fed.counts.float()])
+        if count > 1:
+            numbers = self.trainer.accelerator.reduce(numbers, "sum")
+        step = int(self.trainer.state.global_step)
+        return Taken(step, bring(numbers), batches, loss is None, None if fed is None else fed.judge)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The numbers of an update, which are on their way."""
+
+    step: int
+    fetch: Callable[[], list[float]]
+    """Waits for the mean loss of all processes, the mean norm, and the counts of all of them."""
+
+    batches: Sequence[Any]
+    is_skipped: bool
+    judge: Judge | None
 
 
 def _leave_out_next(trainer: Trainer) -> None:
@@ -169,21 +191,24 @@ def _leave_out_next(trainer: Trainer) -> None:
 def _make_callback(watch: Watch, reader: _Reader) -> TrainerCallback:
     from transformers import TrainerCallback
 
-    waiting: list[tuple[int, Callable[[], list[float]], list[Any]]] = []
+    waiting: list[Taken] = []
 
     def read(keep: int) -> None:
         while len(waiting) > keep:
-            step, fetch, batches = waiting.pop(0)
-            loss, norm = fetch()
+            taken = waiting.pop(0)
+            loss, norm, *counts = taken.fetch()
             # The scaler of float16 leaves out a step for a gradient that is no number.
             left_out = reader.trainer.accelerator.scaler is not None and not math.isfinite(norm)
-            watch.note_update(Update(step, loss, norm, left_out), batches)
+            if not taken.is_skipped:
+                watch.note_update(Update(taken.step, loss, norm, left_out), taken.batches)
+            if taken.judge is not None:
+                taken.judge(taken.step, counts, taken.batches)
 
     class AskGuards(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            fetch, batches = reader.take()
-            if fetch is not None:
-                waiting.append((state.global_step, fetch, batches))
+            taken, watch.counted = reader.take(watch.counted), None
+            if taken is not None:
+                waiting.append(taken)
             # A GPU has finished the step before the last by now; the numbers of the last would be waited for.
             read(keep=0 if args.device.type == "cpu" or control.should_save else 1)
 

@@ -12,6 +12,7 @@ from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.adapters import merge_adapter
 from ftrun.runner.arguments import make_arguments
+from ftrun.runner.batch import count_processes
 from ftrun.runner.data.encoding import encode_split, make_prompts
 from ftrun.runner.data.preparation import load_splits
 from ftrun.runner.data.splits import Split, count_splits
@@ -62,7 +63,7 @@ def build_data(at: AtEnvironment) -> AtData:
         counts=count_splits((train_rows, train_split), (eval_rows, eval_split)),
         train_dataset=train_dataset,
         eval_dataset=None if eval_rows is None else make_prompts(eval_rows),
-        steps=count_steps(recipe.training, len(train_dataset)),
+        steps=count_steps(recipe.training, len(train_dataset), count_processes(recipe)),
     )
 
 
@@ -118,8 +119,8 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         at.tokenizer,
         at.stop_ids,
         eval_dataset=None if held is None or at.eval_dataset is None else at.eval_dataset.select(held),
-        examples=[row.example for row in at.train],
-        eval_examples=None if held is None or at.eval is None else [at.eval[i].example for i in held],
+        examples=at.train.examples,
+        eval_examples=None if held is None or at.eval is None else at.eval.examples[:asked],
         eval_temperature=recipe.evaluation.temperature,
         callbacks=callbacks,
     )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ftrun.checks.examples import margins_of
 from ftrun.checks.rows import IGNORED, Row, Rows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.arguments import count_steps, make_arguments
+from ftrun.runner.batch import count_processes
 from ftrun.runner.data.encoding import encode_split, make_pairs
 from ftrun.runner.data.preparation import load_splits
 from ftrun.runner.data.splits import count_splits
@@ -72,7 +74,7 @@ def build_data(at: AtEnvironment) -> AtData:
         counts=count_splits((train_rows, train_split), (eval_rows, eval_split)),
         train_dataset=train_dataset,
         eval_dataset=None if eval_rows is None else _feed(eval_rows),
-        steps=count_steps(recipe.training, len(train_dataset)),
+        steps=count_steps(recipe.training, len(train_dataset), count_processes(recipe)),
     )
 
 
@@ -104,11 +106,10 @@ def settle_pad_token(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfi
 
 def _feed(rows: Rows) -> Dataset:
     """The pairs as the trainer reads them, with their margins where every pair has one."""
-    firsts = rows.origins[::2].tolist()
-    margins = [rows.sources[source].examples[example].get("margin") for source, example in firsts]
-    if margins and all(margin is not None for margin in margins):
-        return make_pairs(rows, margin=cast(list[float], margins))
-    return make_pairs(rows)
+    margins = margins_of(rows)
+    return (
+        make_pairs(rows) if np.isnan(margins).any() or not len(margins) else make_pairs(rows, margin=margins)
+    )
 
 
 def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> AtModel:

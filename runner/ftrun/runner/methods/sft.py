@@ -11,6 +11,7 @@ from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.answers import answer_rows
 from ftrun.runner.arguments import count_steps, make_arguments
+from ftrun.runner.batch import count_processes
 from ftrun.runner.data.encoding import encode_split, make_dataset
 from ftrun.runner.data.preparation import load_splits
 from ftrun.runner.data.splits import Split, count_splits
@@ -60,7 +61,7 @@ def build_data(at: AtEnvironment) -> AtData:
         counts=count_splits((train_rows, train_split), (eval_rows, eval_split)),
         train_dataset=train_dataset,
         eval_dataset=None if eval_rows is None else _feed(eval_rows, recipe, eval_packing),
-        steps=count_steps(recipe.training, len(train_dataset)),
+        steps=count_steps(recipe.training, len(train_dataset), count_processes(recipe)),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ftrun.runner.ppo.experience import PPOState, restore_experience
+from ftrun.runner.ppo.experience import PPOState, concatenate, deal, restore_experience
 from ftrun.runner.ppo.networks import ActorCritic
 from ftrun.runner.ppo.objective import Moments
 
@@ -40,8 +41,9 @@ def _load_network(network: PreTrainedModel, folder: Path) -> None:
     network.load_state_dict(saved.state_dict())
 
 
-def save_state(state: PPOState, path: Path) -> None:
-    """Write the state, with what is left to train on of a rollout that is not used up."""
+def save_state(state: PPOState, folder: Path, rank: int) -> None:
+    """Write the state of a process, with what is left to train on of a rollout that is not used up."""
+    folder.mkdir(parents=True, exist_ok=True)  # the main process may not have come to it
     torch.save(
         {
             "kl_coef": state.kl_coef,
@@ -52,18 +54,32 @@ def save_state(state: PPOState, path: Path) -> None:
             "position": 0 if state.used_up else state.position,
             "sums": {name: (float(total), count) for name, (total, count) in state.sums.items()},
         },
-        path,
+        _name(folder, rank),
     )
 
 
-def load_state(path: Path, device: torch.device) -> PPOState:
-    """The state that `save_state` wrote."""
-    saved = torch.load(path, weights_only=True, map_location="cpu")
-    experience = saved["experience"]
+def load_state(folder: Path, device: torch.device, *, rank: int, processes: int, batch_size: int) -> PPOState:
+    """The state that `save_state` wrote, for one of `processes` with micro-batches of `batch_size` rows. However many
+    processes wrote it, with whatever micro-batches: what is left to train on is divided among those that go on."""
+    written = next(number for number in count(1) if not _name(folder, number).exists())
+    own = [rank] if written == processes else list(range(written))
+    parts = [torch.load(_name(folder, one), weights_only=True, map_location="cpu") for one in own]
+    saved, experience, position = parts[0], None, 0
+    if saved["experience"] is not None:
+        whole = concatenate([restore_experience(part["experience"], device) for part in parts])
+        among = processes if written != processes else 1
+        experience = deal(whole, rank % among, among, batch_size)
+        # Both count the minibatches, of which a checkpoint has made whole ones.
+        before = len(parts[0]["experience"]["batches"])
+        position = saved["position"] * len(experience.batches) // before
     return PPOState(
         kl_coef=saved["kl_coef"],
         moments=Moments(**saved["moments"]),
-        experience=None if experience is None else restore_experience(experience, device),
-        position=saved["position"],
+        experience=experience,
+        position=position,
         sums=saved["sums"],
     )
+
+
+def _name(folder: Path, rank: int) -> Path:
+    return folder / (STATE if rank == 0 else f"ppo_state_{rank}.pt")

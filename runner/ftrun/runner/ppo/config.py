@@ -144,6 +144,8 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc, unused-ignore]  # tran
         if getattr(self, "activation_checkpointing", None) is None:
             self.activation_checkpointing = self.gradient_checkpointing
         self.bf16 = bool(self.bf16)
+        if getattr(self, "ddp_find_unused_parameters", None) is None:
+            self.ddp_find_unused_parameters = False  # every update uses all of both networks
         super().__post_init__()
         for message in complain(self):
             raise ValueError(message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -91,7 +91,8 @@ class Experience:
     """The sequences of a rollout with what the networks said of them, all of shape (responses, width).
 
     `batches`, of shape (micro-batches of all passes, rows of each), holds the rows in the order in which they
-    are trained on.
+    are trained on. `tokens`, of shape (minibatches of all passes,) and in main memory, is what the loss of each
+    minibatch is divided by: its tokens, mean over the processes, of which each has a part of it.
     """
 
     sequences: Sequences
@@ -100,6 +101,7 @@ class Experience:
     advantages: Tensor
     returns: Tensor
     batches: Tensor
+    tokens: Tensor
 
     def as_tensors(self) -> dict[str, Any]:
         """Everything, in one flat mapping of tensors and numbers, on the CPU."""
@@ -112,13 +114,55 @@ class Experience:
 
 def restore_experience(tensors: Mapping[str, Any], device: torch.device) -> Experience:
     """The experience that `as_tensors` took apart."""
-    on_host = {"prompts", "lengths", "batches"}
+    on_host = {"prompts", "lengths", "batches", "tokens"}
     moved: dict[str, Any] = {
         name: value if name in on_host or not isinstance(value, Tensor) else value.to(device)
         for name, value in tensors.items()
     }
     inner = {field.name: moved.pop(field.name) for field in fields(Sequences)}
     return Experience(sequences=Sequences(**inner), **moved)
+
+
+def concatenate(parts: Sequence[Experience]) -> Experience:
+    """The experience of several processes as that of one, whose minibatches are theirs together."""
+    if len(parts) == 1:
+        return parts[0]
+    before = max(one.sequences.ids.shape[1] - one.sequences.width for one in parts)
+    width = max(one.sequences.width for one in parts)
+
+    def stack(name: str) -> Tensor:
+        return torch.cat([pad(getattr(one, name), (0, width - one.sequences.width)) for one in parts])
+
+    ids = []
+    for one in parts:
+        left = before - (one.sequences.ids.shape[1] - one.sequences.width)
+        ids.append(pad(one.sequences.ids, (left, width - one.sequences.width)))
+    prompts, lengths = (
+        torch.cat([getattr(one.sequences, name) for one in parts]) for name in ("prompts", "lengths")
+    )
+    offsets = [sum(len(one.sequences) for one in parts[:number]) for number in range(len(parts))]
+    rows = [
+        one.batches.view(len(one.tokens), -1) + offset for one, offset in zip(parts, offsets, strict=True)
+    ]
+    return Experience(
+        sequences=Sequences(torch.cat(ids), prompts, lengths, width),
+        logprobs=stack("logprobs"),
+        values=stack("values"),
+        advantages=stack("advantages"),
+        returns=stack("returns"),
+        batches=torch.cat(rows, 1).view(-1, parts[0].batches.shape[1]),
+        tokens=parts[0].tokens * len(parts),
+    )
+
+
+def deal(experience: Experience, rank: int, processes: int, size: int) -> Experience:
+    """What one of `processes` trains on of an experience: its share of each minibatch, in micro-batches of `size`."""
+    minibatches = experience.batches.view(len(experience.tokens), processes, -1)
+    return replace(
+        experience,
+        batches=minibatches[:, rank].reshape(-1, size),
+        tokens=experience.tokens / processes,
+    )
 
 
 def join(prompts: list[list[int]], responses: Tensor, lengths: Tensor, pad_id: int) -> Sequences:

@@ -27,13 +27,12 @@ def lose(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a micro-batch and its figures.
 
-    The loss is its share of the mean over all tokens of its minibatch: the shares of a minibatch's micro-batches
-    sum to what it would be whole. `model` is an ActorCritic, as the trainer has wrapped it;
-    `known` what it says of the micro-batch, where that is known.
+    The loss is its share of the mean over all tokens of its minibatch: the shares of a minibatch's micro-batches,
+    and the means of these over processes, sum to what it would be whole. `model` is an ActorCritic, as the trainer has
+    wrapped it; `known` what it says of the micro-batch, where that is known.
     """
     rows, count = experience.batches[position], config.gradient_accumulation_steps
-    first = position - position % count
-    tokens = int(experience.sequences.lengths[experience.batches[first : first + count]].sum())
+    tokens = experience.tokens[position // count]
     part = experience.sequences.take(rows)
     on_device = rows.to(part.ids.device)
     old, old_values, advantages, returns = (

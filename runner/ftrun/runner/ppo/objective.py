@@ -16,24 +16,33 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ftrun.runner.ppo.pool import ALONE, Pool
+
 EPSILON = 1e-8
 """Keeps a division by a variance of 0 finite."""
 
 
-def mean_masked(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` where `mask` is true."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum()
+def mean_masked(values: Tensor, mask: Tensor, pool: Pool = ALONE) -> Tensor:
+    """The mean of `values` where `mask` is true, over all processes of the pool."""
+    sums = pool.sum(torch.stack([torch.where(mask, values, 0.0).sum(), mask.sum()]))
+    return sums[0] / sums[1]
 
 
-def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """Values with the variance 1, and the mean 0 or, without `shift_mean`, their own; 0 outside the mask.
+def variance_masked(values: Tensor, mask: Tensor, pool: Pool = ALONE) -> Tensor:
+    """The variance of `values` where `mask` is true, over all processes of the pool."""
+    return mean_masked((values - mean_masked(values, mask, pool)) ** 2, mask, pool)
+
+
+def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True, pool: Pool = ALONE) -> Tensor:
+    """Values that have, with those of all processes of the pool, the variance 1, and the mean 0 or, without
+    `shift_mean`, their own; 0 outside the mask.
 
     Whitening of rewards keeps their mean, that of advantages does not: Huang 2023, "Reward whitening" and
     "Advantage whitening".
     """
-    mean = mean_masked(values, mask)
+    mean = mean_masked(values, mask, pool)
     centred = values - mean
-    white = centred * torch.rsqrt(mean_masked(centred**2, mask) + EPSILON)
+    white = centred * torch.rsqrt(mean_masked(centred**2, mask, pool) + EPSILON)
     return torch.where(mask, white if shift_mean else white + mean, 0.0)
 
 
@@ -113,10 +122,10 @@ def adapt_kl_coef(coef: float, kl: float, target: float, horizon: int, responses
     return coef * (1 + error * responses / horizon)
 
 
-def explain_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def explain_variance(values: Tensor, returns: Tensor, mask: Tensor, pool: Pool = ALONE) -> Tensor:
     """1 − Var(returns − values) / Var(returns): 1 for values that foretell every return, 0 for constant ones."""
-    errors = (returns - values)[mask]
-    return 1 - errors.var(correction=0) / (returns[mask].var(correction=0) + EPSILON)
+    errors = variance_masked(returns - values, mask, pool)
+    return 1 - errors / (variance_masked(returns, mask, pool) + EPSILON)
 
 
 @dataclass(frozen=True)

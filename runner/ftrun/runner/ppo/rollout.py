@@ -19,8 +19,10 @@ from ftrun.runner.ppo.objective import (
     explain_variance,
     mean_masked,
     scale_scores,
+    variance_masked,
     whiten,
 )
+from ftrun.runner.ppo.pool import Pool
 from ftrun.runner.ppo.rewards import Answer, Scores, share_unique
 
 
@@ -72,14 +74,50 @@ def judge_sequences(
     return Judgement(logprobs, values, entropies, reference, first if keep_first else None)
 
 
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """What the processes of a rollout got, one after the other, in main memory."""
+
+    answers: list[Answer]
+    scores: Scores
+
+    tokens: Tensor
+    """Tokens of the responses of each minibatch, mean over processes: shape (minibatches of all passes,)."""
+
+
+def pool_answers(
+    answers: list[Answer], scores: Scores, lengths: Tensor, batches: Tensor, config: PPOConfig, pool: Pool
+) -> Pooled:
+    """What all processes of the pool got; of this one the `lengths` of its responses in tokens, of shape
+    (responses,), and its micro-batches."""
+    minibatches = batches.view(-1, config.gradient_accumulation_steps * batches.shape[1])
+    each = pool.gather((answers, scores, lengths[minibatches].sum(1).double()))
+    tokens = torch.stack([tokens for _, _, tokens in each]).mean(0).float()
+    return Pooled(
+        [answer for answers, _, _ in each for answer in answers], chain([one for _, one, _ in each]), tokens
+    )
+
+
+def chain(parts: list[Scores]) -> Scores:
+    """The scores of several lists of answers, one after the other."""
+    first = parts[0]
+    return Scores(
+        torch.cat([one.total for one in parts]),
+        {name: torch.cat([one.parts[name] for one in parts]) for name in first.parts},
+        None
+        if first.disagreement is None
+        else torch.cat([one.disagreement for one in parts if one.disagreement is not None]),
+    )
+
+
 def finish_scores(
-    scores: Scores, answers: list[Answer], moments: Moments, config: PPOConfig
+    scores: Scores, answers: list[Answer], all_scores: Scores, moments: Moments, config: PPOConfig
 ) -> tuple[Tensor, Moments]:
     """Scores as they are trained on, scaled and clipped as the settings say, less the penalty of responses
-    that were cut off; and the moments of all scores so far."""
+    that were cut off; and the moments of all scores so far, `all_scores` being those of all processes."""
     total = scores.total
     if config.use_score_scaling:
-        moments = moments.include(total)
+        moments = moments.include(all_scores.total)
         total = scale_scores(total, moments, shift_mean=config.use_score_norm)
     if config.score_clip is not None:
         total = total.clamp(-config.score_clip, config.score_clip)
@@ -94,34 +132,40 @@ def make_experience(
     judgement: Judgement,
     scores: Tensor,
     batches: Tensor,
+    tokens: Tensor,
     kl_coef: float,
     config: PPOConfig,
+    pool: Pool,
 ) -> tuple[Experience, dict[str, float]]:
-    """Rewards, advantages and returns of a rollout, and its figures."""
+    """Rewards, advantages and returns of a rollout, and its figures, which are those of all processes of the pool."""
     mask = sequences.response_mask
     kl = estimate_kl(judgement.logprobs, judgement.reference, config.kl_estimator)
     rewards = assemble_rewards(scores.to(mask.device), kl, mask, kl_coef)
     penalty = kl_coef * (kl * mask).sum(1)
     if config.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
+        rewards = whiten(rewards, mask, shift_mean=False, pool=pool)
     advantages, returns = estimate_advantages(
         rewards, judgement.values, mask, gamma=config.gamma, lam=config.lam
     )
     log_ratios = ((judgement.logprobs - judgement.reference) * mask).sum(1)
-    spread = log_ratios.std(correction=0) / len(sequences) ** 0.5
+    rows = torch.ones_like(log_ratios, dtype=torch.bool)
+    responses = len(sequences) * pool.processes
+    paid, penalised = (mean_masked(one, rows, pool) for one in (scores.to(mask.device), penalty))
     figures = {
-        "objective/kl": log_ratios.mean(),
-        "objective/kl_stderr": spread,
-        "objective/non_score_reward": -penalty.mean(),
-        "objective/score": scores.mean(),
-        "objective/rlhf_reward": scores.mean() - penalty.mean(),
-        "value/mean": mean_masked(judgement.values, mask),
-        "value/explained_variance": explain_variance(judgement.values, returns, mask),
-        "policy/entropy": mean_masked(judgement.entropies, mask),
+        "objective/kl": mean_masked(log_ratios, rows, pool),
+        "objective/kl_stderr": (variance_masked(log_ratios, rows, pool) / responses).sqrt(),
+        "objective/non_score_reward": -penalised,
+        "objective/score": paid,
+        "objective/rlhf_reward": paid - penalised,
+        "value/mean": mean_masked(judgement.values, mask, pool),
+        "value/explained_variance": explain_variance(judgement.values, returns, mask, pool),
+        "policy/entropy": mean_masked(judgement.entropies, mask, pool),
     }
     if config.whiten_advantages:
-        advantages = whiten(advantages, mask)
-    experience = Experience(sequences, judgement.logprobs, judgement.values, advantages, returns, batches)
+        advantages = whiten(advantages, mask, pool=pool)
+    experience = Experience(
+        sequences, judgement.logprobs, judgement.values, advantages, returns, batches, tokens
+    )
     return experience, {name: float(value) for name, value in figures.items()}
 
 

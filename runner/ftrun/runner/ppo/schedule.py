@@ -13,11 +13,11 @@ def count_rollouts(rows: int, size: int) -> int:
     return max(1, rows // size)
 
 
-def count_steps(training: Mapping[str, Any], rows: int) -> int:
-    """Optimizer steps of a run over `rows` prompts, on one process."""
+def count_steps(training: Mapping[str, Any], rows: int, processes: int) -> int:
+    """Optimizer steps of a run over `rows` prompts, of which each process answers others."""
     if training["max_steps"] > 0:
         return int(training["max_steps"])
-    size = measure_rollout(training)
+    size = measure_rollout(training) * processes
     updates = count_rollouts(rows, size) * training["num_ppo_epochs"] * training["num_mini_batches"]
     epochs: float = training["num_train_epochs"]
     return ceil(epochs * int(updates))

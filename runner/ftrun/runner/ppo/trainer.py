@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from ftrun.runner.ppo.checkpoint import STATE, load_networks, load_state, save_networks, save_state
+from ftrun.runner.ppo.callbacks import make_draw_callback, make_log_callback
+from ftrun.runner.ppo.checkpoint import load_networks, load_state, save_networks, save_state
 from ftrun.runner.ppo.config import PPOConfig
 from ftrun.runner.ppo.evaluation import measure_divergence, tabulate
 from ftrun.runner.ppo.experience import PPOState, Sequences, join, shuffle_batches
@@ -23,6 +25,7 @@ from ftrun.runner.ppo.generation import Sampling, answer_prompts
 from ftrun.runner.ppo.losses import lose
 from ftrun.runner.ppo.networks import ActorCritic, as_reference, disable_dropout, evaluating, freeze
 from ftrun.runner.ppo.objective import adapt_kl_coef
+from ftrun.runner.ppo.pool import Pool
 from ftrun.runner.ppo.prompts import PromptCollator, Prompts, RolloutBatches, strip_padding
 from ftrun.runner.ppo.rewards import Answer, RewardSum
 from ftrun.runner.ppo.rollout import (
@@ -31,6 +34,7 @@ from ftrun.runner.ppo.rollout import (
     finish_scores,
     judge_sequences,
     make_experience,
+    pool_answers,
 )
 
 if TYPE_CHECKING:
@@ -38,17 +42,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl
 
 Examples = Sequence[Mapping[str, Any]]
-
-
-def make_log_callback(trainer: PPOTrainer) -> TrainerCallback:
-    """A callback that asks for a log whenever a rollout is used up, at whatever step that is."""
-
-    class LogRollouts(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
-        def on_step_end(self, args: PPOConfig, state: Any, control: TrainerControl, **kwargs: Any) -> None:
-            if trainer.ppo.used_up and args.logging_strategy != "no":
-                control.should_log = True
-
-    return LogRollouts()
 
 
 class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
@@ -94,7 +87,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[*callbacks, make_log_callback(self)],
+            callbacks=[*callbacks, make_log_callback(self), make_draw_callback()],
         )
         self.reward = reward
         self.examples, self.eval_examples = examples, eval_examples
@@ -185,16 +178,18 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
                 keep_first=keep_first,
             )
             scores = self.reward.score(answers)
-        total, moments = finish_scores(scores, answers, state.moments, args)
-        experience, figures = make_experience(sequences, judgement, total, batches, state.kl_coef, args)
-        figures |= describe_scores(scores) | describe_answers(answers) | {"objective/kl_coef": state.kl_coef}
-        self.seen.update(answers=answers, scores=scores, figures=figures)
+        pooled = pool_answers(answers, scores, sequences.lengths, batches, args, self.pool)
+        total, moments = finish_scores(scores, answers, pooled.scores, state.moments, args)
+        experience, figures = make_experience(
+            sequences, judgement, total, batches, pooled.tokens, state.kl_coef, args, self.pool
+        )
+        figures |= describe_scores(pooled.scores) | describe_answers(pooled.answers)
+        figures |= {"objective/kl_coef": state.kl_coef}
+        self.seen.update(answers=pooled.answers, scores=pooled.scores, figures=figures)
         kl_coef = state.kl_coef
         if args.kl_target is not None:
-            kl = torch.tensor(figures["objective/kl"], device=args.device)
-            everywhere = float(self.accelerator.reduce(kl, "mean"))
-            count = len(prompts) * self.accelerator.num_processes
-            kl_coef = adapt_kl_coef(kl_coef, everywhere, args.kl_target, args.kl_horizon, count)
+            kl, count = figures["objective/kl"], len(pooled.answers)
+            kl_coef = adapt_kl_coef(kl_coef, kl, args.kl_target, args.kl_horizon, count)
         state = replace(
             state.note(figures), kl_coef=kl_coef, moments=moments, experience=experience, position=0
         )
@@ -230,6 +225,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         return None if examples is None else [examples[index] for index in indices]
 
     @property
+    def pool(self) -> Pool:
+        """The processes that a rollout is of: all of them while training is under way, and before it, where each looks
+        on its own, this one alone."""
+        return Pool(self.accelerator.num_processes if self.is_in_train else 1)
+
+    @property
     def refer(self) -> partial[Any]:
         """Opens the reference."""
         return partial(as_reference, self.model.policy, self.reference)
@@ -241,7 +242,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Answer the evaluation prompts, log what the answers are worth, and keep them in `table`."""
-        figures, table = self.examine()
+        figures, table = self.pool.gather(self.examine())[0]  # one answer, which decides what is the best
         self.table = (*self.table, *table)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
@@ -273,10 +274,11 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         return figures, tabulate(answers, scores, step=0 if start else self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, and with a training loss the means of what was noted since the last one."""
+        """Log, and with a training loss the means of what was noted since the last one, in all processes."""
         if "loss" in logs:
             means, self.ppo = self.ppo.report()
-            logs = {**logs, **means}
+            each = self.pool.gather(means)
+            logs = {**logs, **{name: fmean(one[name] for one in each) for name in means}}
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Tensor]) -> int:
@@ -285,19 +287,26 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the policy as an ordinary model folder; into a checkpoint, all that training needs besides."""
-        if not self.args.should_save:
-            return
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call:
+            save_state(self.ppo, folder, self.accelerator.process_index)
+        if not self.args.should_save:
+            return
+        if _internal_call:
             save_networks(self.model, folder)
-            save_state(self.ppo, folder / STATE)
         else:
             self.model.policy.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_networks(self.model, Path(resume_from_checkpoint))
-        self.ppo = load_state(Path(resume_from_checkpoint) / STATE, self.args.device)
+        self.ppo = load_state(
+            Path(resume_from_checkpoint),
+            self.args.device,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            batch_size=self.args.train_batch_size,
+        )
 
     def _load_best_model(self) -> None:
         load_networks(self.model, Path(self.state.best_model_checkpoint))
