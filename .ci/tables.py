@@ -51,7 +51,8 @@ REFUSED = {
         "says.": "auto_find_batch_size",
         "Leave it out: ftrun shows progress itself.": "disable_tqdm",
         "Leave it out: the launcher says it, in LOCAL_RANK.": "local_rank",
-        "Leave it out: it takes a Python object. Set `fsdp` or `deepspeed`.": "parallelism_config",
+        "Set `launch.strategy: fsdp`.": "fsdp",
+        "Leave it out: it takes a Python object. Set `launch.strategy`.": "parallelism_config",
     },
     "sft": {
         "Set `data.loss_on`: completion, assistant or all.": "completion_only_loss assistant_only_loss",
@@ -119,7 +120,6 @@ DPO_LOSSES = (
 # Where the type hint says less, or more, than the library takes. None takes a keyword away.
 CORRECTIONS: dict[str, Fragment] = {
     "debug": {"type": "string", "enum": ["", "underflow_overflow"], "items": None},
-    "fsdp": {"type": ["boolean", "null"]},  # the string is deprecated; options are in fsdp_config
     "include_num_input_tokens_seen": {"enum": [True, False, "all", "non_padding", "no"]},
     "sft.loss_type": {"enum": ["nll", "dft"]},  # chunked_nll is a deprecated name of nll
     "dpo.loss_type": {
@@ -146,9 +146,8 @@ HELP = {
     "eos_token": "Token that ends a turn or a sequence. Absent: the tokenizer's own.",
     "gradient_checkpointing_kwargs": "Arguments of gradient checkpointing, for example `use_reentrant`, "
     "`every_n_layers` or `offload`.",
-    "fsdp": "Shard the model with PyTorch's FSDP. Options are in `fsdp_config`.",
-    "fsdp_config": "Options of FSDP, used when `fsdp` is true.",
-    "deepspeed": "Train with DeepSpeed: its configuration.",
+    "fsdp_config": "Options of FSDP, used with `launch.strategy: fsdp`.",
+    "deepspeed": "DeepSpeed's configuration, used with `launch.strategy: deepspeed`.",
     "accelerator_config": "Options of the Accelerator.",
     "lr_scheduler_type": "Shape of the learning rate over the steps.",
     "optim": "The optimizer.",

@@ -1,11 +1,12 @@
 """Runs that are killed at random and resumed: does each end as the one that was left alone?
 
-    python benchmarks/kills.py [--kills 100] [--seed 0]
+    python benchmarks/kills.py [--kills 100] [--minutes 60] [--seed 0]
 
 For each method, full and LoRA, a small run with a checkpoint every second step is trained once to its end. Then it is
 trained again and again, killed with SIGKILL at a moment drawn at random between its first step and its last (a third of
-the time within a save), and resumed until it ends. Each must end with the model folder of the first, byte for byte.
-Prints a line for each run, and the sums.
+the time within a save), and resumed until it ends. Each must end with the model folder of the first, byte for byte. A
+run that is begun is brought to its end, so a few more kills may come of it than asked for. Prints a line for each run,
+and the sums.
 """
 
 from __future__ import annotations
@@ -44,24 +45,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no other run after so many")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     killed = same = runs = 0
+    wanted: dict[Callable[[Path], World], str] = {}
+    end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wanted = {make: train_whole(make, folder / make.__name__ / "whole") for make in WORLDS}
         for make in itertools.cycle(WORLDS):
-            if killed >= options.kills:
+            if killed >= options.kills or time.monotonic() >= end:
                 break
+            if make not in wanted:
+                wanted[make] = train_whole(make, folder / make.__name__ / "whole")
             home = folder / make.__name__ / "killed"
             kills, digest = train_killed(make, home, chance)
             shutil.rmtree(home)
             runs, killed, same = runs + 1, killed + kills, same + (digest == wanted[make])
-            print(
-                f"{make.__name__}: {kills} kills, {'same' if digest == wanted[make] else 'OTHER WEIGHTS'}",
-                flush=True,
-            )
+            verdict = "same" if digest == wanted[make] else "OTHER WEIGHTS"
+            print(f"{make.__name__}: {kills} kills, {verdict}", flush=True)
     print(f"{killed} kills in {runs} runs; {same} of {runs} end with the same weights")
 
 

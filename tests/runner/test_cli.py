@@ -84,7 +84,15 @@ def test_sarif_and_github_name_file_and_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("validate", "recipe.yaml"), ("checks",), ("explain", "DATA003"), ("schema",), ("--help",)]
+    "words",
+    [
+        ("validate", "recipe.yaml"),
+        ("checks",),
+        ("explain", "DATA003"),
+        ("schema",),
+        ("--help",),
+        ("launch", "recipe.yaml", "--slurm"),
+    ],
 )
 def test_light_commands_import_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
     sft_full(tmp_path).write()

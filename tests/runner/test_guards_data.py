@@ -278,7 +278,7 @@ def test_rows_are_counted_alike_in_the_data_and_in_batches() -> None:
     ids = np.arange(10, 30, dtype=np.int32)
     labels = np.where(np.isin(ids, (12, 13, 15, 16, 17, 20, 21, 26)), ids, -100).astype(np.int32)
     starts, stops = np.array([0, 4, 5, 12, 20]), frozenset({13, 21, 26})
-    data = spread_rows(ids, labels, starts, stops, shortest=1)
+    data = spread_rows([(ids, labels, starts)], stops, shortest=1)
     spreads = (data.taught, data.trained, data.ended, data.tokens)
     assert [one and one.most(4) for one in spreads] == [3, 7, 3, 20]
     rows = list(pairwise(starts))

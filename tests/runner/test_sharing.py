@@ -17,6 +17,7 @@ from ftrun.runner.sharing.shipped import list_shipped
 from ftrun.runner.sharing.stores import FolderStore
 from ftrun.schemas.bundle import MANIFEST, MAX_FILE_BYTES, Bundle, BundleError, read_bundle
 from ftrun.schemas.catalogue import cache_folder
+from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.layers import read_layers
 from ftrun.schemas.load import load_recipe
 from ftrun.schemas.pipeline import is_pipeline, load_pipeline
@@ -397,6 +398,39 @@ def test_a_base_that_asks_for_too_much_is_told_by_the_lock_too(team: Path) -> No
     forge(team, {"recipe.yaml": f"{RECIPE}output: ../runs\n", "data/rows.jsonl": ROWS})
     result = recipes("lock", write(team.parent / "mine", "extends: team:polite@1\nname: mine\n"))
     assert result.exit_code == 2 and "asks for more" in written(result)
+
+
+def test_a_stage_may_be_a_recipe_of_the_catalogue(team: Path) -> None:
+    recipes("push", write(team.parent / "base"))
+    path = team.parent / "mine" / "two.yaml"
+    path.parent.mkdir()
+    path.write_text("name: two\nstages: {a: {recipe: team:polite@1, set: {training.seed: 9}}}\n")
+    assert recipes("lock", path).exit_code == recipes("lock", path, "--check").exit_code == 0
+    (stage,) = load_pipeline(path).stages
+    assert stage.file.recipe.training["seed"] == 9
+    assert (stage.file.folder / "data" / "rows.jsonl").read_text() == ROWS
+    assert str(stage.file.where("training.learning_rate")) == "team:polite@1:6:12 (training.learning_rate)"
+    refused = recipes("push", path)
+    assert refused.exit_code == 2 and "ftrun recipes pull team:polite@1" in written(refused)
+    path.write_text(path.read_text().replace("@1", "@3"))
+    with pytest.raises(RecipeError, match="it has `team:polite@1`"):
+        load_pipeline(path)
+
+
+def test_a_part_of_a_recipe_is_a_base_when_that_is_said(team: Path) -> None:
+    path = team.parent / "base" / "slow.yaml"
+    path.parent.mkdir()
+    path.write_text("# Slow.\nname: slow\ntraining: {learning_rate: 1.0e-6}\n")
+    assert recipes("push", path).exit_code == 2
+    assert "pushed team:slow@1" in recipes("push", path, "--base").output
+    own = RECIPE.replace("learning_rate: 1.0e-4, ", "")
+    mine = write(team.parent / "mine", f"extends: team:slow@1\n{own}")
+    assert load_recipe(mine).recipe.training == {"learning_rate": 1e-6, "seed": 7}
+    assert recipes("pull", "slow", "here").exit_code == 0
+    assert json.loads(recipes("list", "--format", "json").stdout)["team"][0]["method"] == "base"
+    path.write_text("name: slow\ntraining: {learning_rate: slow}\nmodle: {path: tiny}\n")
+    told = written(recipes("push", path, "--base"))
+    assert "modle" in told and "missing" not in told
 
 
 # --- MLflow ------------------------------------------------------------------------------------------

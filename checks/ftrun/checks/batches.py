@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.rows import IGNORED, Rows
@@ -16,12 +15,19 @@ Pair = tuple["NDArray[np.int32]", "NDArray[np.int32]"]
 """The tokens of a row and their labels."""
 
 
-def keys_of(rows: Rows) -> Iterator[bytes]:
-    """The bytes of the tokens of each row; of pairs, those of each side."""
+def find_rows(rows: Rows, wanted: Iterable[bytes]) -> dict[bytes, list[int]]:
+    """Of wanted rows, told by the bytes of their tokens, the numbers under which they are there; of pairs, each
+    side is a row."""
     import numpy as np
 
-    ids = rows.ids.astype(np.int32)
-    return (ids[start:end].tobytes() for start, end in pairwise(rows.starts.tolist()))
+    found: dict[bytes, list[int]] = {key: [] for key in wanted}
+    lengths = [len(key) // rows.ids.itemsize for key in found]
+    for first, block in rows.blocks():
+        for number in np.flatnonzero(np.isin(block.lengths, lengths)).tolist():
+            key = block.ids[block.starts[number] : block.starts[number + 1]].tobytes()
+            if key in found:
+                found[key].append(first + number)
+    return {key: numbers for key, numbers in found.items() if numbers}
 
 
 def rows_of(batch: Any, pad: int) -> Iterator[Pair]:

@@ -5,6 +5,7 @@ A row's first token is never counted as trained: no model predicts it, and packi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,38 +79,52 @@ class Spreads:
     ended: Spread | None
 
 
-def spread_rows(
+Part = tuple["NDArray[np.int32]", "NDArray[np.int32] | None", "NDArray[np.int64]"]
+"""Rows in flat arrays, as `ftrun.checks.rows.Rows` has them: ids, labels, starts. Labels are None for rows that are
+not told which of their tokens are trained."""
+
+
+def spread_rows(parts: Iterable[Part], stop_ids: frozenset[int], shortest: int) -> Spreads:
+    """The counts of the rows of all parts that have `shortest` tokens or more."""
+    import numpy as np
+
+    counted = [_count_rows(*part, stop_ids) for part in parts]
+    lengths, *told = (
+        None if column[0] is None else np.concatenate(column) for column in zip(*counted, strict=True)
+    )
+    assert lengths is not None
+    chosen = lengths >= shortest
+    trained, ended = (None if one is None else one[chosen] for one in told)
+    if trained is None or ended is None:
+        return Spreads(Spread(lengths[chosen]), None, None, None)
+    return Spreads(
+        Spread(lengths[chosen]), Spread((trained > 0).astype(np.int64)), Spread(trained), Spread(ended)
+    )
+
+
+def _count_rows(
     ids: NDArray[np.int32],
     labels: NDArray[np.int32] | None,
     starts: NDArray[np.int64],
     stop_ids: frozenset[int],
-    shortest: int,
-) -> Spreads:
-    """The counts of rows in flat arrays, as `ftrun.checks.rows.Rows` has them, that have `shortest` tokens or more.
-    `labels` is None for rows that are not told which of their tokens are trained."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.int64] | None]:
+    """Of each row its tokens, the trained ones, and the answers whose end stops generation."""
     import numpy as np
 
     lengths = np.diff(starts)
-    chosen = lengths >= shortest
+    if labels is None:
+        return lengths, None, None
 
     def count(tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
         total = np.concatenate(([0], tokens.cumsum(dtype=np.int64)))
-        return (total[starts[1:]] - total[starts[:-1]])[chosen]
+        return total[starts[1:]] - total[starts[:-1]]
 
-    if labels is None:
-        return Spreads(Spread(lengths[chosen]), None, None, None)
     trained = labels != IGNORED
     trained[starts[:-1][lengths > 0]] = False
     ends = np.flatnonzero(trained & ~np.concatenate((trained[1:], [False])))
     stopping = np.zeros(len(trained), bool)
     stopping[ends[np.isin(ids[ends], sorted(stop_ids))]] = True
-    counted = count(trained)
-    return Spreads(
-        Spread(lengths[chosen]),
-        Spread((counted > 0).astype(np.int64)),
-        Spread(counted),
-        Spread(count(stopping)),
-    )
+    return lengths, count(trained), count(stopping)
 
 
 def count_batch(batch: Any, stops: Any) -> Any:

@@ -19,15 +19,27 @@ ENDS = b".,;:!?\"'`*_#>-"
 """What is taken off the ends of a text: the marks that end a sentence, and Markdown's."""
 
 
-def token_keys(rows: Rows) -> list[bytes]:
-    """The bytes of the tokens of each row, for pairs of both sides and the place where the first one ends."""
-    ids, starts, sides = rows.ids.astype("int32").tobytes(), rows.starts.tolist(), rows.sides
-    if sides == 1:
-        return [ids[4 * start : 4 * end] for start, end in pairwise(starts)]
-    return [
-        ids[4 * starts[i] : 4 * starts[i + sides]] + str(starts[i + 1] - starts[i]).encode()
-        for i in range(0, len(starts) - sides, sides)
-    ]
+MIXER = 0x1E3779B97F4A7C15
+"""An odd number with bits all over."""
+
+
+def token_keys(rows: Rows) -> NDArray[np.int64]:
+    """A number for each row that only rows of the same tokens share; both sides of a pair have one each."""
+    return rows.each(_hash_rows)
+
+
+def _hash_rows(block: Rows) -> NDArray[np.int64]:
+    import numpy as np
+
+    ids = block.ids.tobytes()
+    places = pairwise((block.starts * block.ids.itemsize).tolist())
+    return np.fromiter((hash(ids[start:end]) for start, end in places), np.int64, len(block))
+
+
+def pair_keys(sides: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each pair in an array of both sides' keys: shape (pairs, 2) becomes (pairs,)."""
+    # A pair and the same pair the other way round are to differ. The product wraps around.
+    return sides[:, 0] * MIXER + sides[:, 1]
 
 
 def distinct(rows: Rows) -> NDArray[np.int64]:
@@ -52,13 +64,13 @@ def _plain(text: str) -> bytes:
     return text.lower().encode("utf-8", "replace").translate(None, SPACE).strip(ENDS)
 
 
-def all_examples(rows: Rows) -> tuple[list[int], list[int]]:
-    """The sources, and the numbers in them, of all examples of a split once, those that were dropped included."""
+def all_examples(rows: Rows) -> NDArray[np.int64]:
+    """Sources and their examples of a split, each once, those that were dropped included: shape (examples, 2)."""
     import numpy as np
 
     origins = np.concatenate((rows.origins[:: rows.sides], rows.dropped[:: rows.sides]))
     numbers = np.unique(_numbered(origins))
-    return (numbers >> 32).tolist(), (numbers & (2**32 - 1)).tolist()
+    return np.stack((numbers >> 32, numbers & (2**32 - 1)), 1)
 
 
 def _numbered(origins: NDArray[np.int32]) -> NDArray[np.int64]:

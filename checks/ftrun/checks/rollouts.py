@@ -147,7 +147,7 @@ class AtRollout(AtPolicy):
 
     rollouts: Rollouts
     answers: Sequence[Scored]
-    """Of the last one, in this process."""
+    """Of the last one, in all processes."""
 
     evaluations: Sequence[HeldOut]
     progress: float

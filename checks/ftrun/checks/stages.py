@@ -39,6 +39,29 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Which process of how many this is, as whoever started it says in its environment."""
+
+    count: int = 1
+    """All of the run."""
+
+    rank: int = 0
+    """This one, from 0."""
+
+    local_count: int = 1
+    """Those on this machine that share its GPUs: each takes the one of its own number."""
+
+    machines: int | None = None
+    """Machines that they are spread over; None where nobody says."""
+
+    strategy: str | None = None
+    """The strategy that `accelerate launch` brings; None where it brings none."""
+
+    from_outside: bool = False
+    """Whether a launcher other than ftrun started it."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """What there is to run on."""
 
@@ -73,6 +96,9 @@ class Machine:
     free_disk: int
     """Bytes free where the output folder is."""
 
+    place: Place = Place()
+    """Which process of the run looks at it."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AtRecipe:
@@ -103,6 +129,17 @@ class AtEnvironment(AtRecipe):
     machine: Machine
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A setting that the recipe leaves open, as ftrun settled it for this device, model and data."""
+
+    key: str
+    """Dotted, as in the recipe; without a dot where the recipe has no such setting."""
+
+    value: Any
+    reason: str
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AtData(AtEnvironment):
     """And the rows, tokenised: all that the data loader will feed, before any weight is loaded."""
@@ -126,6 +163,20 @@ class AtData(AtEnvironment):
     steps: int
     """Optimizer steps of the whole run."""
 
+    choices: tuple[Choice, ...] = field(default=(), kw_only=True)
+    """What ftrun chose; `recipe` has it."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What one of the processes of a run is about to train, by digest."""
+
+    weights: str
+    """SHA-256 of the parameters that train."""
+
+    rows: str
+    """SHA-256 of the tokenised rows."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AtModel(AtData):
@@ -138,6 +189,9 @@ class AtModel(AtData):
 
     checkpoint_bytes: int
     """Size of one checkpoint: weights that are saved, optimizer state."""
+
+    processes: tuple[Process, ...] = field(default=(), kw_only=True)
+    """All processes of the run, by rank. Empty: one alone."""
 
 
 Phase = Literal["batch", "forward", "backward", "update"]

@@ -185,3 +185,6 @@ class AtSilence(Training):
 
     frames: tuple[str, ...] = ()
     """Where the main thread is, the innermost last."""
+
+    others: tuple[str, ...] = ()
+    """Where other processes are, the main thread of each."""

@@ -144,4 +144,9 @@ def _base_of(source: str) -> str:
     base = (read_adapter(source, None) or {}).get("base_model_name_or_path")
     if not isinstance(base, str) or not base or base == source:
         raise ModelError(f"{Path(source) / ADAPTER} names no base model; write it there")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ModelError(
+            f"{source} is an adapter of the model in {base}, and there is no such folder here; put the model there, or "
+            f"write its place into {Path(source) / ADAPTER} as base_model_name_or_path"
+        )
     return base

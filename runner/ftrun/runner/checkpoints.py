@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,12 @@ class Origin:
 
     only_model: bool
     """Whether the recipe leaves optimizer, schedule and random states out (`training.save_only_model`)."""
+
+    processes: int = 1
+    """How many processes trained."""
+
+    batch: int | None = None
+    """The effective batch: rows of an update, over all processes. Unknown where an earlier ftrun wrote it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,15 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what is left of a checkpoint that could not be written to its end."""
     for checkpoint in _list_folders(folder / "checkpoints").values():
         if not (checkpoint / MANIFEST_FILE).is_file():
-            shutil.rmtree(checkpoint)
+            _remove(checkpoint)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; of one that is a link to a folder elsewhere, the link."""
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
+    else:
+        shutil.rmtree(checkpoint)
 
 
 def find_good_checkpoint(folder: Path, recipe: str, tell: Callable[[str], None]) -> Path:
@@ -106,14 +120,33 @@ def read_manifest(checkpoint: Path) -> Manifest | None:
 
 
 def find_damage(checkpoint: Path, files: dict[str, str]) -> str:
-    """The first file of a checkpoint that is not what was written, and why; empty where all are."""
+    """The first file of a checkpoint that is not what was written, and why; empty where all are.
+
+    Whoever can write into the folder can write a manifest too: no name in it leads out, no link is followed, and what
+    it does not list is refused, since transformers reads some files for being there.
+    """
+    there = dict(_list_files(checkpoint))
     for name, digest in files.items():
-        file = checkpoint / name
-        if not file.is_file():
+        if name not in there:
             return f"{name} is missing"
-        if digest_file(file) != digest:
+        if there[name].is_symlink() or not there[name].is_file():
+            return f"{name} is a link, and no file"
+        if digest_file(there[name]) != digest:
             return f"{name} is not what was written"
-    return ""
+    unknown = min((name for name in there.keys() - files.keys() if not _is_hidden(name)), default=None)
+    return "" if unknown is None else f"{unknown} is none of its files"
+
+
+def _list_files(checkpoint: Path) -> Iterator[tuple[str, Path]]:
+    """What is below a checkpoint's folder but its manifest, folders left out, by its path in there."""
+    for one in sorted(checkpoint.rglob("*")):
+        if one != checkpoint / MANIFEST_FILE and (one.is_symlink() or not one.is_dir()):
+            yield one.relative_to(checkpoint).as_posix(), one
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a desktop or a network disk may have left it."""
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def require_rows(checkpoint: Path, rows: str) -> None:
@@ -130,9 +163,9 @@ def require_rows(checkpoint: Path, rows: str) -> None:
 def commit(checkpoint: Path, origin: Origin) -> None:
     """Put every file of a checkpoint onto the disk, and then its manifest, which is there whole or not at all."""
     files = {}
-    for file in sorted(one for one in checkpoint.rglob("*") if one.is_file() and one.name != MANIFEST_FILE):
+    for name, file in _list_files(checkpoint):
         _sync(file)
-        files[file.relative_to(checkpoint).as_posix()] = digest_file(file)
+        files[name] = digest_file(file)
     draft = checkpoint / f"{MANIFEST_FILE}.tmp"
     draft.write_text(json.dumps(asdict(Manifest(origin, files)), indent=1), encoding="utf-8")
     _sync(draft)
@@ -166,7 +199,11 @@ def make_callback(trainer: Trainer, origin: Origin) -> TrainerCallback:
             if args.should_save:
                 for step, folder in _list_folders(Path(args.output_dir)).items():
                     if step > state.global_step:
-                        shutil.rmtree(folder)
+                        _remove(folder)
+            if state.best_model_checkpoint is not None:
+                # A resumed state has it as a path of the folder, and maybe the machine, that it was written in.
+                own = Path(args.output_dir) / Path(state.best_model_checkpoint).name
+                state.best_model_checkpoint = str(own)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             trainer.accelerator.wait_for_everyone()  # each process writes its own random state
@@ -179,6 +216,6 @@ def make_callback(trainer: Trainer, origin: Origin) -> TrainerCallback:
             if args.should_save and self.limit == 1 and state.best_model_checkpoint is not None:
                 for folder in _list_folders(Path(args.output_dir)).values():
                     if folder != Path(state.best_model_checkpoint):
-                        shutil.rmtree(folder)
+                        _remove(folder)
 
     return CommitCheckpoints()

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from ftrun.runner.launching.surroundings import settle_ranks
+from ftrun.runner.ranks import is_told
 from ftrun.schemas.errors import FtrunError
 
 
@@ -18,9 +20,11 @@ def main() -> None:
     # pydantic would look for plugins in the metadata of every installed package; recipes use none.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
+        settle_ranks()
         sys.exit(_run(sys.argv[1:]))
     except FtrunError as error:
-        print(f"ftrun: {error}", file=sys.stderr)
+        if not is_told(error):
+            print(f"ftrun: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

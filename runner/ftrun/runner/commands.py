@@ -47,6 +47,7 @@ def run(
 ) -> None:
     """Validate, check, train and record a recipe, or every stage of a pipeline. The word [bold]run[/] may be
     left out."""
+    from ftrun.runner.launching.starting import start_recipe
     from ftrun.runner.libraries import require_training
     from ftrun.runner.printing.text import make_console
     from ftrun.schemas.pipeline import is_pipeline
@@ -54,6 +55,15 @@ def run(
     if fresh and resume:
         raise typer.BadParameter("--fresh begins anew and --resume goes on: give one of them")
     require_training(str(recipe))
+    words = [
+        "run",
+        str(recipe),
+        *(f"--set={one}" for one in set or []),
+        *(f"--ignore={one}" for one in ignore or []),
+    ]
+    words += ["--resume"] * resume + ["--fresh"] * fresh
+    if (code := start_recipe(recipe, set or [], words)) is not None:
+        raise typer.Exit(code)
     options: Any = {
         "sets": set or [],
         "ignore": _reasons(ignore),

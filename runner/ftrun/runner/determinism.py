@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 WORKSPACE, FLASH = "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"
 
@@ -30,3 +33,19 @@ def settle_determinism(asked: Literal["auto"] | bool, *, on_gpu: bool) -> None:
         os.environ.update({WORKSPACE: ":4096:8", FLASH: "1"})
     elif asked is False:
         os.environ.pop(FLASH, None)
+
+
+def make_seeding() -> TrainerCallback:
+    """A callback by which each of several processes draws its own dropout, from its rank and the seed.
+
+    transformers seeds all of them alike, so that they drop the same places. A checkpoint's random states, which are
+    loaded later, win; the order of rows has been settled before.
+    """
+    from transformers import TrainerCallback, set_seed
+
+    class SeedByRank(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if args.world_size > 1:
+                set_seed(args.seed + args.process_index)
+
+    return SeedByRank()

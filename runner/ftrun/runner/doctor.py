@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.stages import AtEnvironment
+from ftrun.runner.data.storage import describe_cache
 from ftrun.runner.libraries import settle_libraries
 from ftrun.runner.preflight import ascend
 from ftrun.runner.printing.text import print_report
@@ -23,6 +24,15 @@ training: {warmup_steps: 0.1}
 """A recipe that asks nothing of the machine."""
 
 
+def _tell_cache() -> str:
+    found = describe_cache()
+    if found is None:
+        return "tokenised rows are not kept, since FTRUN_CACHE is off"
+    if not found.entries:
+        return f"tokenised rows are kept in {found.folder}, which holds none"
+    return f"tokenised rows of {found.entries:,} data sets are kept in {found.folder} ({found.bytes / 1e6:,.1f} MB)"
+
+
 def examine(format: str) -> int:
     """Print what there is and what is wrong with it; the exit code is 3 where something is."""
     settle_libraries()
@@ -33,7 +43,8 @@ def examine(format: str) -> int:
         ascent = ascend(
             path, checks=checks, folder=lambda file: Path(folder), upto=AtEnvironment, needed=AtEnvironment
         )
-    report = replace(ascent.report, recipe="this machine")
+    facts = (*ascent.report.facts, ("Environment", _tell_cache()))
+    report = replace(ascent.report, recipe="this machine", facts=facts)
     if format == "text":
         print_report(report)
     else:

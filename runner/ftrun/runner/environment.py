@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from ftrun.checks.stages import Device, Machine
+from ftrun.checks.stages import Device, Machine, Place
+from ftrun.runner.launching.surroundings import STARTER
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "mlflow")
 
@@ -31,6 +32,23 @@ def inspect_machine(output: Path) -> Machine:
         devices=devices,
         cpu_count=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         free_disk=shutil.disk_usage(_existing_parent(output)).free,
+        place=read_place(os.environ),
+    )
+
+
+def read_place(environ: Mapping[str, str]) -> Place:
+    """Which process of how many this is, as its environment says."""
+    strategies = {"fsdp": "ACCELERATE_USE_FSDP", "deepspeed": "ACCELERATE_USE_DEEPSPEED"}
+    brought = [name for name, variable in strategies.items() if environ.get(variable, "").lower() == "true"]
+    count = int(environ.get("WORLD_SIZE", "1"))
+    machines = environ.get("GROUP_WORLD_SIZE") or environ.get("SLURM_STEP_NUM_NODES")
+    return Place(
+        count=count,
+        rank=int(environ.get("RANK", "0")),
+        local_count=int(environ.get("LOCAL_WORLD_SIZE", str(count))),
+        machines=int(machines) if machines and "RANK" in environ else None,
+        strategy=brought[0] if brought else None,
+        from_outside="RANK" in environ and STARTER not in environ,
     )
 
 

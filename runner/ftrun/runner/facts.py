@@ -7,6 +7,7 @@ from typing import Any
 
 from ftrun.checks.rows import SourceCount
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, AtStep
+from ftrun.runner.batch import count_processes, describe_batch
 
 
 def describe(at: AtEnvironment) -> Iterator[tuple[str, str]]:
@@ -46,7 +47,9 @@ def _describe_data(at: AtData) -> Iterator[tuple[str, str]]:
     rows = len(at.train) // at.train.sides
     packed = f", packed into {len(at.train_dataset):,} sequences" if len(at.train_dataset) != rows else ""
     what = "pairs" if at.train.sides == 2 else "prompts" if at.recipe.method == "ppo" else "rows"
-    yield "Data", f"{rows:,} training {what}{packed}, {at.steps:,} steps"
+    processes = count_processes(at.recipe)
+    shared = f" of {describe_batch(at.recipe.training, processes)}" if processes > 1 else ""
+    yield "Data", f"{rows:,} training {what}{packed}, {at.steps:,} steps{shared}"
 
 
 def describe_count(count: SourceCount) -> str:

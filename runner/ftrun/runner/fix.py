@@ -14,6 +14,7 @@ from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.report import Report
 from ftrun.schemas.document import Document
 from ftrun.schemas.errors import FtrunError
+from ftrun.schemas.layers import TEAM
 from ftrun.schemas.load import RecipeFile
 from ftrun.schemas.overrides import FILE as COMMAND_LINE
 from ftrun.schemas.patching import as_yaml, patch_text
@@ -95,11 +96,15 @@ def _refuse_elsewhere(finding: Finding, patch: Patch, file: RecipeFile) -> None:
     if COMMAND_LINE in (finding.where.file, file.where(patch.key).file):
         raise FtrunError("it comes from --set; change it there.")
     own = {str(document.path) for document in file.documents}
-    over = {where.file for where in file.origins.values()} - own
+    # What a base of a catalogue says can be overruled here, as what any base says.
+    over = {
+        name for where in file.origins.values() if (name := where.file or "") and not name.startswith(TEAM)
+    } - own
     for where in (finding.where, file.where(patch.key)):
         if where.file in over:
             raise FtrunError(f"it is set in {where.file}:{where.line}; change it there.")
-    if finding.where.file in {str(document.path) for document in file.documents[1:]}:
+    stands = finding.where.file or ""
+    if stands.startswith(TEAM) or stands in {str(document.path) for document in file.documents[1:]}:
         raise FtrunError(f"it stands in {finding.where.file}:{finding.where.line}; change it there.")
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ftrun.runner.ranks import any_says
+
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl
 
@@ -19,6 +21,8 @@ class Interruption:
     """Whether somebody has asked the run to stop."""
 
     signal: int | None = None
+    heeded: bool = False
+    """Whether training ends for it: where there are several processes, in all of them at the same step."""
 
     @property
     def asked(self) -> bool:
@@ -47,14 +51,15 @@ def watch_signals(interruption: Interruption) -> Iterator[None]:
 
 
 def make_callback(interruption: Interruption) -> TrainerCallback:
-    """A callback that saves and stops at the end of the step in which a signal arrived."""
+    """A callback that saves and stops at the end of the step in which a signal arrived, in whichever process."""
     from transformers import TrainerCallback
 
     class StopWhenAsked(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
         def on_step_end(
             self, args: Any, state: Any, control: TrainerControl, **kwargs: Any
         ) -> TrainerControl:
-            if interruption.asked:
+            if any_says(interruption.asked):
+                interruption.heeded = True
                 control.should_save = True
                 control.should_training_stop = True
             return control

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 
+from ftrun.runner.ranks import is_main
 from ftrun.schemas.errors import MissingExtra
 
 QUIET: dict[str, str] = {
@@ -36,13 +37,19 @@ def require_training(command: str) -> None:
 
 
 def settle_libraries() -> None:
-    """Set the environment and the loggers of the libraries. Call it before the first of them is imported."""
+    """Set the environment and the loggers of the libraries. Call it before the first of them is imported.
+
+    Of several processes the main one alone tells what the libraries warn of.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("httpx", "urllib3", "alembic", "mlflow", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if not is_main():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
 
 
 def silence_bars() -> None:

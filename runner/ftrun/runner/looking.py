@@ -79,6 +79,28 @@ def plan(
     raise typer.Exit(code)
 
 
+@looking.command(rich_help_panel=USE)
+def launch(
+    recipe: Recipe,
+    slurm: Annotated[bool, typer.Option("--slurm", help="A script for sbatch.")] = False,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="A TrainJob of Kubeflow Trainer 2.")
+    ] = False,
+    set: Sets = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write. Default: stdout.")
+    ] = None,
+) -> None:
+    """Write the job that runs a recipe on a cluster, with its processes, machines and GPUs. Nothing is submitted."""
+    from ftrun.runner.launching.job import write_job
+    from ftrun.runner.launching.kubernetes import form_manifest
+    from ftrun.runner.launching.slurm import form_script
+
+    if slurm == kubernetes:
+        raise typer.BadParameter("give one of --slurm and --kubernetes")
+    raise typer.Exit(write_job(recipe, set or [], form_script if slurm else form_manifest, output))
+
+
 @looking.command(rich_help_panel=LOOK)
 def preview(
     recipe: Recipe,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftrun.checks.stages import AtData, AtModel, Machine, widen
 from ftrun.runner.adapters import find_base, merge_adapter
+from ftrun.runner.tuning.batches import SORTED, sort_updates
 from ftrun.schemas.errors import ModelError, first_line
 from ftrun.schemas.sections import BaseRecipe, Model
 
@@ -240,6 +241,9 @@ def make_ready(at: AtData, trainer: Trainer, load_report: Mapping[str, tuple[str
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dictionary; ftrun has its own lines
     # Training makes its own scheduler; this one tells early where its settings do not fit.
     trainer.create_optimizer_and_scheduler(at.steps)
+    if any(one.key == SORTED for one in at.choices):
+        # Where a loss is a mean over each micro-batch, the rows of a smaller one weigh more: those are as drawn.
+        sort_updates(trainer, whole_only=at.recipe.method != "sft")
     return widen(
         at,
         AtModel,

@@ -22,9 +22,10 @@ from ftrun.checks.catalogue import load_checks
 from ftrun.checks.stages import AtData
 from ftrun.runner.checkpoints import list_checkpoints
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
-from ftrun.runner.preflight import report_mistakes
-from ftrun.runner.printing.text import print_findings, print_report
+from ftrun.runner.printing.text import print_findings
+from ftrun.runner.ranks import is_main, leave, share, wait
 from ftrun.runner.rehearsal import rehearse
+from ftrun.runner.resumption import find_checkpoint, go_on_with
 from ftrun.runner.reuse import (
     Result,
     find_result,
@@ -36,12 +37,13 @@ from ftrun.runner.reuse import (
 from ftrun.runner.run import (
     DONE,
     INTERRUPTED,
-    INVALID,
     NOT_READY,
     Site,
-    find_checkpoint,
     make_run_folder,
+    meet,
+    refuse,
     run_file,
+    start_in_main,
 )
 from ftrun.runner.tracking.delivered import read_delivered
 from ftrun.runner.tracking.git import describe_git
@@ -100,24 +102,35 @@ def run_pipeline(
     """
     require_training(str(path))
     settle_libraries()
+    if not is_main():
+        out.quiet = err.quiet = True
     try:
         pipeline = load_pipeline(path, sets)
     except RecipeError as error:
-        print_report(report_mistakes(path, error, load_checks()))
-        return INVALID
+        return refuse(path, error)
+    meet([stage.file.recipe for stage in pipeline.stages])
     uri = resolve_uri(pipeline.pipeline.tracking.uri, Path(pipeline.pipeline.output))
     course = Course(pipeline, uri, ignore, resume, fresh, out, err)
-    folder = _find_newest(course) if resume else None
+    folder = share(lambda: _find_newest(course)) if resume else None
     if not _is_ready(course):
+        wait()
         return NOT_READY
+    code = _run_waiting(course, folder)
+    leave()
+    return code
+
+
+def _run_waiting(course: Course, folder: Path | None) -> int:
+    """Run the stages from the first one on that was not made before, in `folder`, or in a new one."""
     results: dict[str, Result] = {}
-    waiting = list(pipeline.stages)
+    waiting = list(course.pipeline.stages)
     while waiting and _take_over(course, waiting[0], results):
         waiting.pop(0)
     if not waiting and folder is None:
-        out.print(f"nothing to train: every stage of {course.name} is unchanged; --fresh repeats them")
+        course.out.print(f"nothing to train: every stage of {course.name} is unchanged; --fresh repeats them")
         return DONE
-    return _run_stages(course, waiting, results, folder or make_run_folder(course.output, course.name))
+    home = share(lambda: folder or make_run_folder(course.output, course.name))
+    return _run_stages(course, waiting, results, home)
 
 
 def _find_newest(course: Course) -> Path:
@@ -145,7 +158,8 @@ def _is_ready(course: Course) -> bool:
             announce=announce,
         )
         reports = [ascent.report for ascent in ascents]
-    print_findings(reports)
+    if is_main():
+        print_findings(reports)
     return all(report.ok for report in reports)
 
 
@@ -153,7 +167,9 @@ def _take_over(course: Course, stage: StageFile, results: dict[str, Result]) -> 
     """Whether the stage was made before from the same; its result is then among `results`."""
     if course.fresh:
         return False
-    result = find_result(course.output, course.name, stage.name, make_key(stage, results, course.uri))
+    result = share(
+        lambda: find_result(course.output, course.name, stage.name, make_key(stage, results, course.uri))
+    )
     if result is None:
         return False
     results[stage.name] = result
@@ -165,10 +181,29 @@ def _run_stages(
     course: Course, waiting: Sequence[StageFile], results: dict[str, Result], folder: Path
 ) -> int:
     """Run the stages that are waiting, each as a child of one parent run."""
+    parent = start_in_main(lambda: _begin(course, results, folder))
+    with parent:
+        for stage in waiting:
+            if not _take_over(course, stage, results):
+                code = _run_stage(course, stage, results, folder)
+                if code != DONE:
+                    course.out.print(_describe_end(stage, code))
+                    course.out.print(parent.finish("KILLED" if code == INTERRUPTED else "FAILED"))
+                    return code
+            parent.set_tags({f"ftrun.stage.{stage.name}": results[stage.name].reference})
+            share(lambda: write_results(folder, results))
+        course.out.print(
+            f"{folder.name} is done; the model of its last stage is in {_last(course, results).model}"
+        )
+        course.out.print(parent.finish("FINISHED"))
+    return DONE
+
+
+def _begin(course: Course, results: Mapping[str, Result], folder: Path) -> TrackedRun:
+    """Write and track what describes the pipeline's run."""
     written = folder / "pipeline.yaml"
     written.write_text(redact_text(course.pipeline.document.text), encoding="utf-8")
     pipeline = course.pipeline.pipeline
-    begun = read_results(folder)
     parent = TrackedRun.start(
         course.uri,
         pipeline.tracking.experiment or pipeline.name,
@@ -179,22 +214,8 @@ def _run_stages(
         artifacts=[written],
         sample_seconds=None,
     )
-    with parent:
-        write_results(folder, {**begun, **results})
-        for stage in waiting:
-            if not _take_over(course, stage, results):
-                code = _run_stage(course, stage, results, folder)
-                if code != DONE:
-                    course.out.print(_describe_end(stage, code))
-                    course.out.print(parent.finish("KILLED" if code == INTERRUPTED else "FAILED"))
-                    return code
-            parent.set_tags({f"ftrun.stage.{stage.name}": results[stage.name].reference})
-            write_results(folder, results)
-        course.out.print(
-            f"{folder.name} is done; the model of its last stage is in {_last(course, results).model}"
-        )
-        course.out.print(parent.finish("FINISHED"))
-    return DONE
+    write_results(folder, {**read_results(folder), **results})
+    return parent
 
 
 def _run_stage(course: Course, stage: StageFile, results: dict[str, Result], folder: Path) -> int:
@@ -203,8 +224,8 @@ def _run_stage(course: Course, stage: StageFile, results: dict[str, Result], fol
     course.err.print(f"stage {stage.name} ({names.index(stage.name) + 1} of {len(names)})", style="bold")
     models = {name: str(result.model) for name, result in results.items()}
     file = replace(stage.file, recipe=with_models(stage.file.recipe, models))
-    key = make_key(stage, results, course.uri)
-    home, checkpoint = _choose_home(course, stage, file, key, folder)
+    key = share(lambda: make_key(stage, results, course.uri))
+    home, checkpoint = share(lambda: _choose_home(course, stage, file, key, folder))
     inputs = {f"ftrun.input.{dotted(keys)}": results[name].reference for keys, name in stage.inputs.items()}
     site = Site(
         home,
@@ -212,17 +233,23 @@ def _run_stage(course: Course, stage: StageFile, results: dict[str, Result], fol
         name=f"{folder.name}-{stage.name}",
         parent=folder,
         tags={"ftrun.pipeline": folder.name, "ftrun.stage": stage.name, **inputs},
+        written=file,
     )
-    write_results(folder, {**results, stage.name: Result(key, home)})
+    share(lambda: write_results(folder, {**results, stage.name: Result(key, home)}))
+    if checkpoint is not None:
+        file = go_on_with(file, checkpoint, course.err)
     code = run_file(file, site, ignore=course.ignore, out=course.out, err=course.err)
     gc.collect()  # its model goes before the next is loaded: two may not fit
     if code == DONE:
-        ledger = read_ledger(home)
-        run_id = "" if ledger is None else read_delivered(home, ledger).run_id
-        results[stage.name] = Result(
-            key, home, digest_model(home / "model"), f"{folder.name}-{stage.name}", run_id
-        )
+        results[stage.name] = share(lambda: _read_result(home, key, f"{folder.name}-{stage.name}"))
     return code
+
+
+def _read_result(home: Path, key: str, name: str) -> Result:
+    """What a finished stage made."""
+    ledger = read_ledger(home)
+    run_id = "" if ledger is None else read_delivered(home, ledger).run_id
+    return Result(key, home, digest_model(home / "model"), name, run_id)
 
 
 def _choose_home(

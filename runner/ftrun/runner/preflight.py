@@ -7,12 +7,13 @@ import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from ftrun.checks.check import Check
 from ftrun.checks.engine import passed, run_checks, skipped
+from ftrun.checks.finding import Finding
 from ftrun.checks.report import Report, Result, blocks
 from ftrun.checks.stages import (
     STAGE_NAMES,
@@ -21,12 +22,16 @@ from ftrun.checks.stages import (
     AtEnvironment,
     AtModel,
     AtRecipe,
+    AtStep,
     DataFailed,
     ModelFailed,
+    Process,
     RecipeFailed,
     widen,
 )
 from ftrun.runner.data.files import read_head
+from ftrun.runner.launching.sharding import find_obstacle
+from ftrun.runner.ranks import Apart, count_ranks, gather
 from ftrun.schemas.errors import RecipeError, first_line
 from ftrun.schemas.load import RecipeFile, load_recipe
 from ftrun.schemas.resolve import resolve
@@ -111,8 +116,10 @@ def ascend_file(
     after: After = lambda stage: stage,
     announce: Callable[[str], None] = lambda stage: None,
     began: float | None = None,
+    recorded: Iterable[Mapping[str, Any]] | None = None,
 ) -> Ascent:
-    """`ascend` for a recipe that was read; `began` is when that was begun, by `time.perf_counter`."""
+    """`ascend` for a recipe that was read; `began` is when that was begun, by `time.perf_counter`. `recorded` are the
+    choices of the run that is repeated or gone on with."""
     began = time.perf_counter() if began is None else began
     method = file.recipe.method
     ignored = {**file.recipe.preflight.ignore, **(ignore or {})}
@@ -125,6 +132,8 @@ def ascend_file(
         name = STAGE_NAMES[stage]
         if stopped is None and not _is_wanted(stage, checks, upto, needed):
             stopped = "since nothing waits for it"
+        if stopped is None and stage is AtStep:
+            stopped = find_obstacle(cast(AtModel, at).trainer)
         if stopped is not None:
             results += skipped(checks, stage, method=method, reason=stopped)
             if stage in FAILURES:
@@ -132,11 +141,15 @@ def ascend_file(
             continue
         announce(name)
         try:
-            built = after(_build(stage, file, at, folder))
+            built = after(_build(stage, file, at, folder, recorded))
         except Exception as error:  # the build boundary: whatever a stage raises is one finding
             if stage not in FAILURES or at is None:
                 raise
-            new = run_checks(checks, widen(at, FAILURES[stage], error=error), method=method, ignore=ignored)
+            if isinstance(error, Apart):  # the process that failed tells why
+                new = skipped(checks, FAILURES[stage], method=method, reason=first_line(error))
+            else:
+                failed: Any = widen(at, FAILURES[stage], error=error)
+                new = run_checks(checks, failed, method=method, ignore=ignored)
             # Where no check reports the failure, the reason of the skipped ones has to.
             detail = "" if any(result.findings for result in new) else f": {first_line(error)}"
             stopped = f"since the {name} cannot be built{detail}"
@@ -145,6 +158,7 @@ def ascend_file(
             at = built
             new = passed(checks, FAILURES[stage], method=method) if stage in FAILURES else []
             new += run_checks(checks, at, method=method, ignore=ignored)
+        new, stopped = agree(new, stopped, name)
         results += new
         seconds |= _since(began, name)
         began = time.perf_counter()
@@ -153,6 +167,42 @@ def ascend_file(
     reached = STAGE_NAMES[type(at)] if at is not None else "recipe"
     facts = tuple(_describe(at)) if isinstance(at, AtEnvironment) else ()
     return Ascent(Report(str(file.path), method, reached, results, fail_on, seconds, facts), at)
+
+
+def agree(results: list[Result], stopped: str | None, stage: str) -> tuple[list[Result], str | None]:
+    """What the checks of a stage said in all processes of the run, the same in each of them, and why the climb ends.
+
+    Of a check the findings of the first process that has any count, with its number unless that is 0: processes look
+    at other rows, and what they all find they tell in other figures.
+    """
+    own, place = ({one.check.id: one.findings for one in results}, stopped), f"the end of the {stage} stage"
+    try:
+        told = gather(own, place)
+    except Apart:  # this process failed while others were still building; that has now ended their stage
+        told = gather(own, place)
+    if len(told) == 1:
+        return results, stopped
+    agreed = []
+    for result in results:
+        found = [
+            (rank, one[result.check.id]) for rank, (one, _) in enumerate(told) if one.get(result.check.id)
+        ]
+        if found:
+            result = replace(result, verdict="found", findings=_signed(*found[0]), reason=None)
+        agreed.append(result)
+    reasons = [(rank, why) for rank, (_, why) in enumerate(told) if why is not None]
+    if not reasons:
+        return agreed, None
+    rank, why = reasons[0]
+    return agreed, f"{why} in process {rank}" if rank else why
+
+
+def _signed(rank: int, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    return (
+        tuple(replace(one, message=f"Process {rank}: {one.message}") for one in findings)
+        if rank
+        else findings
+    )
 
 
 def _describe(at: AtEnvironment) -> Iterator[tuple[str, str]]:
@@ -181,6 +231,7 @@ def _build(
     file: RecipeFile,
     at: AtRecipe | None,
     folder: Callable[[RecipeFile], Path] | None,
+    recorded: Iterable[Mapping[str, Any]] | None,
 ) -> AtRecipe:
     if stage is AtRecipe:
         return AtRecipe(resolve(file.recipe), file, _look_at_sources(file))
@@ -195,14 +246,32 @@ def _build(
         return cast(AtRecipe, widen(at, AtEnvironment, machine=machine))
     method = importlib.import_module(f"ftrun.runner.methods.{at.recipe.method}")
     if stage is AtData:
+        from ftrun.runner.tuning.choices import tune
+
         with _garbage_left():
-            return cast(AtRecipe, method.build_data(at))
+            built = method.build_data(at)
+            tuned = tune(built, recorded)
+        if count_ranks() == 1:
+            return tuned
+        # A device may have less room in one process than in another.
+        return tune(built, [asdict(one) for one in gather(tuned.choices, "the choices")[0]])
     if stage is AtModel:
         assert folder is not None, "a trainer needs a folder to write to"
-        return cast(AtRecipe, method.build_model(at, folder(file)))
+        return _with_processes(method.build_model(at, folder(file)))
     from ftrun.runner.step import take_step
 
     return take_step(cast(AtModel, at))
+
+
+def _with_processes(at: AtModel) -> AtModel:
+    """With what each process of the run is about to train, where there are several."""
+    if count_ranks() == 1:
+        return at
+    from ftrun.runner.data.digest import digest_rows
+    from ftrun.runner.record.digests import digest_trainable
+
+    own = Process(digest_trainable(at.model), digest_rows(at.train))
+    return replace(at, processes=tuple(gather(own, "the model as it was built")))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ftrun.runner.batch import count_processes
 from ftrun.runner.weights import digest_file, digest_model
 from ftrun.schemas.load import RecipeFile
 from ftrun.schemas.nodes import Keys, dotted
@@ -61,7 +62,8 @@ class Result:
 
 def make_key(stage: StageFile, results: Mapping[str, Result], uri: str) -> str:
     """SHA-256 of what a stage is made from: its resolved recipe without what no weight depends on, the files
-    that it names, the models of earlier stages that it takes, and the versions of the packages that train.
+    that it names, the models of earlier stages that it takes, the number of processes, by which the rows of an update
+    grow, and the versions of the packages that train.
 
     Models and data sets of the hub are taken by name and revision. `uri` is the store that `run:NAME` is in.
     """
@@ -69,6 +71,7 @@ def make_key(stage: StageFile, results: Mapping[str, Result], uri: str) -> str:
     plain = recipe.model_copy(update={"tracking": Tracking(), "preflight": Preflight(), "output": "runs"})
     content = {
         "recipe": digest(plain),
+        "processes": count_processes(recipe),
         "files": dict(_digest_inputs(stage.file, uri)),
         "models": {dotted(keys): results[name].digest for keys, name in stage.inputs.items()},
         "packages": {name: metadata.version(name) for name in PACKAGES},

@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Console
 
 from ftrun.checks.catalogue import load_checks
 from ftrun.checks.report import Report
 from ftrun.checks.stages import AtModel
-from ftrun.runner import checkpoints, interruption, progress
+from ftrun.runner import breakage, checkpoints, interruption, progress
+from ftrun.runner.batch import describe_batch, measure_batch
 from ftrun.runner.data.digest import digest_rows
+from ftrun.runner.determinism import make_seeding
 from ftrun.runner.guarding.events import Events
 from ftrun.runner.guarding.recovery import Recovery
 from ftrun.runner.interruption import Interruption, watch_signals
+from ftrun.runner.launching.sharding import is_divided
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
 from ftrun.runner.preflight import ascend_file, report_mistakes
 from ftrun.runner.printing.text import print_report
+from ftrun.runner.ranks import Lost, alone, as_told, count_ranks, is_main, join, leave, share, wait
 from ftrun.runner.record import ladder
-from ftrun.runner.record.folder import DIGEST_FILE, list_datasets, log_record, make_tags, write_record
-from ftrun.runner.reuse import STATE_FILE
+from ftrun.runner.record.folder import list_datasets, log_record, make_tags, write_record
+from ftrun.runner.record.lock import read_choices
+from ftrun.runner.resumption import find_checkpoint, find_newest_run, go_on_with
 from ftrun.runner.tracking.callback import make_callback
-from ftrun.runner.tracking.run import TrackedRun
-from ftrun.runner.tracking.secrets import redact_text
+from ftrun.runner.tracking.run import SilentRun, TrackedRun
 from ftrun.runner.tracking.store import resolve_uri
-from ftrun.schemas.errors import RecipeError, RunError, first_line
+from ftrun.schemas.errors import RecipeError, RunError
 from ftrun.schemas.load import RecipeFile, load_recipe
 from ftrun.schemas.resolve import digest, resolve
-
-FULL = 64_000_000
-"""Bytes left on a disk that is called full: some files of a checkpoint may still have fitted."""
+from ftrun.schemas.sections import BaseRecipe
 
 DONE, INVALID, NOT_READY, INTERRUPTED = 0, 2, 3, 130
 
@@ -64,6 +66,12 @@ class Site:
     last_step: int | None = None
     """The step after which the run ends, without changing its schedule: no model is kept of it then."""
 
+    written: RecipeFile | None = None
+    """The recipe as it is recorded, where the one that trains divides the rows of an update otherwise."""
+
+    choices: Sequence[Mapping[str, Any]] | None = None
+    """What ftrun chose for the run that is repeated or gone on with; absent, it chooses."""
+
 
 def run_recipe(
     path: Path,
@@ -81,24 +89,56 @@ def run_recipe(
     """
     require_training(str(path))
     settle_libraries()
+    if not is_main():
+        out.quiet = err.quiet = True
     try:
         file = load_recipe(path, sets)
     except RecipeError as error:
+        return refuse(path, error)
+    meet([file.recipe])
+    code = (
+        _resume(file, ignore, out, err) if resume else run_file(file, Site(), ignore=ignore, out=out, err=err)
+    )
+    leave()
+    return code
+
+
+def refuse(path: Path, error: RecipeError) -> int:
+    """Tell what is wrong with a file, and return the exit code."""
+    join(on_cpu=True)
+    if is_main():
         print_report(report_mistakes(path, error, load_checks()))
-        return INVALID
-    site = Site()
-    if resume:
-        folder = find_newest_run(file)
-        site = Site(folder, find_checkpoint(folder, file, err))
-    return run_file(file, site, ignore=ignore, out=out, err=err)
+    wait()  # whoever started the processes may end all of them when the first one ends
+    return INVALID
+
+
+def meet(recipes: Sequence[BaseRecipe]) -> None:
+    """Join the other processes of a run of these recipes."""
+    if count_ranks() == 1:
+        return
+    import torch
+
+    settings = [resolve(one).training for one in recipes]
+    on_cpu = not torch.cuda.is_available() or any(one["use_cpu"] for one in settings)
+    join(on_cpu, settings[0]["ddp_backend"], max(one["ddp_timeout"] for one in settings))
+
+
+def _resume(file: RecipeFile, ignore: Mapping[str, str], out: Console, err: Console) -> int:
+    """Go on with the newest run of a recipe, with the rows to an update that it had."""
+    folder = share(lambda: find_newest_run(file))
+    checkpoint = share(lambda: find_checkpoint(folder, file, err))
+    choices = share(lambda: read_choices(folder))
+    site = Site(folder, checkpoint, written=file, choices=choices)
+    return run_file(go_on_with(file, checkpoint, err), site, ignore=ignore, out=out, err=err)
 
 
 def run_file(file: RecipeFile, site: Site, *, ignore: Mapping[str, str], out: Console, err: Console) -> int:
     """Check and train a recipe that was read, and return the exit code. A new folder is made when the trainer
     is built, and is gone again where the checks refuse the run."""
+    share(lambda: require_writable(Path(file.recipe.output)))
     made: list[Path] = []
 
-    def take_folder(file: RecipeFile) -> Path:
+    def make_folder() -> Path:
         if site.folder is None:
             made.append(make_run_folder(Path(file.recipe.output), file.recipe.name))
             return made[-1]
@@ -107,21 +147,48 @@ def run_file(file: RecipeFile, site: Site, *, ignore: Mapping[str, str], out: Co
             site.folder.mkdir(parents=True)
         return site.folder
 
+    taken: list[Path] = []
+
+    def take_folder(_: RecipeFile) -> Path:
+        taken.append(share(make_folder))
+        return taken[-1]
+
     def announce(stage: str) -> None:
         err.print(f"checking the {stage} …", style="dim")
         if stage == "data":
             silence_bars()
 
     ascent = ascend_file(
-        file, checks=load_checks(), folder=take_folder, ignore=ignore, needed=AtModel, announce=announce
+        file,
+        checks=load_checks(),
+        folder=take_folder,
+        ignore=ignore,
+        needed=AtModel,
+        announce=announce,
+        recorded=site.choices,
     )
-    print_report(ascent.report)
+    if is_main():
+        print_report(ascent.report)
     if not ascent.report.ok:
         for folder in made:
             shutil.rmtree(folder)
+        wait()
         return NOT_READY
-    folder = site.folder or made[-1]
-    return _train(cast(AtModel, ascent.at), ascent.report, site, folder, out, err)
+    return _train(cast(AtModel, ascent.at), ascent.report, site, taken[-1], out, err)
+
+
+def require_writable(output: Path) -> None:
+    """Raises RunError where run folders cannot be made in `output`, before the minutes that checks may take."""
+    place = output.absolute()
+    while not place.exists():
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        why = (
+            "may not be written to, or is on a disk that is mounted for reading"
+            if place.is_dir()
+            else "is a file"
+        )
+        raise RunError(f"runs cannot be kept in {output}: {place} {why}. Name another folder with `output`")
 
 
 def make_run_folder(output: Path, name: str) -> Path:
@@ -138,50 +205,71 @@ def make_run_folder(output: Path, name: str) -> Path:
             return folder
 
 
-def find_newest_run(file: RecipeFile) -> Path:
-    """The folder of the newest run of a recipe. Raises RunError where there is none."""
-    output = Path(file.recipe.output).absolute()
-    runs = [one for one in output.glob(f"{file.recipe.name}-*") if one.name.rpartition("-")[2].isdigit()]
-    runs = [one for one in runs if one.name.rpartition("-")[0] == file.recipe.name]
-    runs = [
-        one for one in runs if not (one / STATE_FILE).exists()
-    ]  # a pipeline may be called as the recipe is
-    if not runs:
-        raise RunError(f"there is no run of {file.recipe.name} in {output} to resume")
-    return max(runs, key=_number)
-
-
-def find_checkpoint(folder: Path, file: RecipeFile, err: Console) -> Path:
-    """The last good checkpoint in a run folder of the recipe; those that are passed over are told.
-
-    Raises RunError where there is none, or where the recipe has changed since: a changed rate or
-    batch would be dropped in silence, since the checkpoint's own state wins.
-    """
-    kept, own = folder / DIGEST_FILE, digest(resolve(file.recipe))
-    if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != own:
-        raise RunError(
-            f"the recipe is not the one that {folder.name} ran with, kept in {folder / 'recipe.resolved.yaml'}; "
-            "a run is resumed with the same settings, or started anew without --resume"
-        )
-    return checkpoints.find_good_checkpoint(folder, own, lambda told: err.print(told, style="yellow"))
-
-
-def _number(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
-
-
 def _train(at: AtModel, report: Report, site: Site, folder: Path, out: Console, err: Console) -> int:
+    file = site.written or at.file
+    written = replace(at, recipe=resolve(file.recipe), file=file)
+    training = at.recipe.training
     origin = checkpoints.Origin(
-        digest(at.recipe), digest_rows(at.train), at.recipe.training["save_only_model"]
+        digest(written.recipe),
+        digest_rows(at.train),
+        training["save_only_model"],
+        count_ranks(),
+        measure_batch(training, count_ranks()),
     )
     if site.checkpoint is not None:
         checkpoints.require_rows(site.checkpoint, origin.rows)
-    uri = resolve_uri(at.recipe.tracking.uri, Path(at.recipe.output))
     stop = Interruption()
     checkpoint = site.checkpoint
-    record = write_record(at, report, folder, checkpoint)
+    run = start_in_main(lambda: _begin(written, report, site, folder))
+    begun = "" if checkpoint is None else f", going on from {checkpoint.name}"
+    shared = "" if count_ranks() == 1 else f" of {describe_batch(training, count_ranks())}"
+    err.print(f"training {folder.name}: {at.steps:,} steps{shared}{begun}", style="dim")
+    events = Events(run, folder, err)
+
+    def prepare(at: AtModel) -> None:
+        at.trainer.add_callback(checkpoints.make_callback(at.trainer, origin))
+        at.trainer.add_callback(make_callback(run))
+        at.trainer.add_callback(progress.make_callback(err, events.count))
+        at.trainer.add_callback(interruption.make_callback(stop))
+        at.trainer.add_callback(ladder.make_callback(run, folder))
+        if at.recipe.method != "ppo":  # whose processes draw in their own ways
+            at.trainer.add_callback(make_seeding())
+        if site.last_step is not None:
+            at.trainer.add_callback(interruption.make_end(site.last_step))
+
+    with watch_signals(stop), run:  # the end of a run is not cut short by a signal either
+        try:
+            at = Recovery(at, folder, events, prepare).train(checkpoint)
+        except Lost as error:
+            raise breakage.explain(error, at.trainer.state.global_step, run, folder) from error
+        except RunError as error:
+            raise as_told(error) from error.__cause__
+        except (
+            Exception
+        ) as error:  # the build boundary of training: torch, TRL and drivers raise what they like
+            raise breakage.explain(error, at.trainer.state.global_step, run, folder) from error
+        if stop.heeded:
+            return _leave(at, run, folder, out)
+        if site.last_step is None or site.last_step >= at.steps:
+            _finish(at, run, folder, out)
+        out.print(run.finish("FINISHED"))
+    return DONE
+
+
+def start_in_main(begin: Callable[[], TrackedRun]) -> TrackedRun:
+    """The tracked run that `begin` starts in the main process; in the others one that records nothing."""
+    begun: list[TrackedRun] = []
+    share(lambda: begun.append(begin()))
+    return begun[0] if begun else SilentRun()
+
+
+def _begin(at: AtModel, report: Report, site: Site, folder: Path) -> TrackedRun:
+    """Write and track what describes the run."""
+    for stale in folder.glob("error-*.txt"):  # of another process, when the run was begun before
+        stale.unlink()
+    record = write_record(at, report, folder, site.checkpoint)
     run = TrackedRun.start(
-        uri,
+        resolve_uri(at.recipe.tracking.uri, Path(at.recipe.output)),
         at.recipe.tracking.experiment or at.recipe.name,
         site.name or folder.name,
         folder,
@@ -191,53 +279,7 @@ def _train(at: AtModel, report: Report, site: Site, folder: Path, out: Console, 
         parent=site.parent,
     )
     log_record(run, folder, record)
-    begun = "" if checkpoint is None else f", going on from {checkpoint.name}"
-    err.print(f"training {folder.name}: {at.steps:,} steps{begun}", style="dim")
-    events = Events(run, folder, err)
-
-    def prepare(at: AtModel) -> None:
-        at.trainer.add_callback(checkpoints.make_callback(at.trainer, origin))
-        at.trainer.add_callback(make_callback(run))
-        at.trainer.add_callback(progress.make_callback(err, events.count))
-        at.trainer.add_callback(interruption.make_callback(stop))
-        at.trainer.add_callback(ladder.make_callback(run, folder))
-        if site.last_step is not None:
-            at.trainer.add_callback(interruption.make_end(site.last_step))
-
-    with run, watch_signals(stop):
-        try:
-            at = Recovery(at, folder, events, prepare).train(checkpoint)
-        except RunError:
-            raise
-        except (
-            Exception
-        ) as error:  # the build boundary of training: torch, TRL and drivers raise what they like
-            raise RunError(_explain(error, at.trainer.state.global_step, run, folder)) from error
-        if stop.asked:
-            return _leave(at, run, folder, out)
-        if site.last_step is None or site.last_step >= at.steps:
-            _finish(at, run, folder, out)
-        out.print(run.finish("FINISHED"))
-    return DONE
-
-
-def _explain(error: Exception, step: int, run: TrackedRun, folder: Path) -> str:
-    """What a run that broke off tells: what happened, where the traceback is, and what is left to go on from."""
-    checkpoints.remove_unfinished(folder)  # on a full disk this makes room for what is written now
-    parts = [f"training stopped with {first_line(error)} at step {step}"]
-    if (free := shutil.disk_usage(folder).free) < FULL:
-        parts.append(f"the disk of {folder} is full, with {free / 1e6:.1f} MB left")
-    try:
-        (folder / "error.txt").write_text(redact_text(traceback.format_exc()), encoding="utf-8")
-        run.log_artifact(folder / "error.txt")
-        parts.append(f"the traceback is in {folder / 'error.txt'}")
-    except OSError as why:
-        parts.append(f"the traceback cannot be written: {why}")
-    if kept := checkpoints.list_checkpoints(folder):
-        parts.append(
-            f"checkpoint-{max(kept)} is kept: once the cause is gone, the same command with --resume goes on"
-        )
-    return "; ".join(parts)
+    return run
 
 
 def _leave(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> int:
@@ -250,16 +292,28 @@ def _leave(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> int:
 
 
 def _finish(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
-    """Save the model, ask it, and say what came of it."""
+    """Save the model, which may be in parts in all processes; the main one asks it, and says what came of it."""
+    at.trainer.save_model(str(folder / "model"))
+    share(lambda: _conclude(at, run, folder, out))
+
+
+def _conclude(at: AtModel, run: TrackedRun, folder: Path, out: Console) -> None:
     model = folder / "model"
-    at.trainer.save_model(str(model))
     # A pickle of the arguments, which no one should have to load, with any token in clear.
     (model / "training_args.bin").unlink(missing_ok=True)
     ladder.conclude_ladder(run, folder)
     method = import_module(f"ftrun.runner.methods.{at.recipe.method}")
     step = at.trainer.state.global_step
     began = time.monotonic()
-    metrics, table = method.ask(at)
+    metrics: dict[str, float] = {}
+    table: list[dict[str, Any]] = []
+    if not is_divided(at.trainer.model):
+        with alone():
+            metrics, table = method.ask(at)
+    elif at.eval is not None:
+        out.print(
+            "the model is in parts, so it is not asked about the rows held out; `ftrun chat` asks the saved one"
+        )
     if metrics:
         run.log(step, metrics)
         if table:

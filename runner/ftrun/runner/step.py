@@ -21,6 +21,7 @@ import numpy as np
 from ftrun.checks.stages import AtModel, AtStep, Experiments, Phase, Step, widen
 from ftrun.runner.experiments import learn_first_batch, make_experiments
 from ftrun.runner.learning import need_learning
+from ftrun.runner.ranks import alone
 from ftrun.runner.trial import NotMade, Weights, advance, collected, forward, unscale
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ def take_step(at: AtModel) -> AtStep:
     """What one step of training on its first micro-batch does, at the peak learning rate.
 
     Exceptions of the step are recorded in it, not raised. Main memory is needed for one copy of the trained
-    weights.
+    weights. Of several processes each takes the same step by itself.
     """
-    step, experiments = _look(at)
-    return widen(at, AtStep, step=step, experiments=_look_from_start(at, step, experiments))
+    with alone():
+        step, experiments = _look(at)
+        return widen(at, AtStep, step=step, experiments=_look_from_start(at, step, experiments))
 
 
 def _look(at: AtModel) -> tuple[Step, Experiments]:

@@ -24,6 +24,9 @@ from ftrun.schemas.sections import NAME
 
 MANIFEST, RECIPE = "bundle.json", "recipe.yaml"
 PREFIX = "team:"
+BASE = "base"
+"""What stands for the method of a part of a recipe, which is there to be extended."""
+
 SCHEMA = 1
 MAX_FILE_BYTES = 10_000_000
 """Larger data is left out of a bundle, and named in it by its digest."""
@@ -83,8 +86,8 @@ class Manifest(Section):
     version: int = Field(ge=1, lt=10**9)
     """Its version; the content of one never changes."""
 
-    method: Literal["sft", "reward", "dpo", "ppo", "pipeline"]
-    """The recipe's method, or that it is a pipeline."""
+    method: Literal["sft", "reward", "dpo", "ppo", "pipeline", "base"]
+    """The recipe's method; that it is a pipeline, or a base that is no whole recipe."""
 
     ftrun: str = Field(max_length=100)
     """The version of ftrun that made the bundle."""

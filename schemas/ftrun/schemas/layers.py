@@ -44,11 +44,16 @@ class Layers:
     team: tuple[str, ...] = ()
 
 
-def read_layers(path: Path) -> Layers:
-    """Read a recipe and its bases. Raises RecipeError where the recipe itself cannot be read."""
+def read_layers(path: Path, address: str | None = None) -> Layers:
+    """Read a recipe and its bases. Raises RecipeError where the recipe itself cannot be read.
+
+    `address` is the recipe's in a catalogue, where it is from one: places in it are told by that name.
+    """
     document = read_document(path)
     reading = _Reading(home=path.parent)
     reading.documents[path.resolve()] = document
+    if address is not None:
+        reading.pulled[path] = address
     merged = reading.layer(document, (path.resolve(),))
     mistakes = [mistake for one in reading.documents.values() for mistake in one.mistakes]
     mistakes += reading.mistakes
@@ -102,7 +107,7 @@ class _Reading:
         self.mistakes: list[Mistake] = []
         self.complete = True
         self.team: list[str] = []
-        self.pulled: set[Path] = set()
+        self.pulled: dict[Path, str] = {}
 
     def layer(self, document: Document, chain: tuple[Path, ...]) -> Layer:
         """A document with its bases under it. `chain`: the files that led here, itself the last."""
@@ -110,12 +115,16 @@ class _Reading:
         folder = document.path.parent
         if folder.resolve() != self.home.resolve():
             tree = relocated(tree, folder, None if document.path in self.pulled else self.home)
+        positions = document.positions
+        if address := self.pulled.get(document.path):
+            # It lies in a cache, where nobody is to change it.
+            positions = {keys: replace(where, file=address) for keys, where in positions.items()}
         under = Layer()
         for name, where in self.bases(document):
             is_team = name.startswith(TEAM)
             base = self.of_team(name, where) if is_team else self.base(folder / name, where, chain)
             under = laid_over(base, under)
-        return laid_over(Layer(tree, document.positions), under)
+        return laid_over(Layer(tree, positions), under)
 
     def bases(self, document: Document) -> list[tuple[str, Where]]:
         extends = document.tree.get("extends")
@@ -161,7 +170,7 @@ class _Reading:
             path = locate_base(address, self.home)
         except BundleError as error:
             return self.broken(str(error), where, error.fix)
-        self.pulled.add(path)
+        self.pulled[path] = address
         return self.base(path, where, ())
 
     def unread(self, error: RecipeError, where: Where) -> Layer:

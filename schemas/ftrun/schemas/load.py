@@ -82,13 +82,15 @@ def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> RecipeFile:
     return replace(draft, mistakes=tuple(in_order([*draft.mistakes, *strays], files))).finished()
 
 
-def read_draft(path: Path, lay_over: Callable[[Layer], tuple[Layer, list[Mistake]]]) -> Draft:
+def read_draft(
+    path: Path, lay_over: Callable[[Layer], tuple[Layer, list[Mistake]]], address: str | None = None
+) -> Draft:
     """Read a recipe with what it extends and with what `lay_over` lays over that, and judge it; `stage:NAME`
-    is taken as it stands.
+    is taken as it stands. `address` is the recipe's in a catalogue, where it is from one.
 
     Raises RecipeError where the file cannot be read, or is a pipeline.
     """
-    layers = read_layers(path)
+    layers = read_layers(path, address)
     layer, malformed = lay_over(layers.merged)
     tree, mixed = _without_stages(layer.tree, lambda keys: place(layer.origins, keys, str(path)))
     recipe, rejected = _validated(tree, lambda keys: place(layer.origins, keys, str(path)))

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 
 from ftrun.schemas.document import Document, read_document
 from ftrun.schemas.errors import RecipeError
-from ftrun.schemas.layers import Layer, place, resolved
+from ftrun.schemas.launch import Launch
+from ftrun.schemas.layers import TEAM, Layer, place, resolved
 from ftrun.schemas.load import Draft, RecipeFile, both_kinds, in_order, read_draft
 from ftrun.schemas.mistake import Mistake, Where
 from ftrun.schemas.nodes import Keys, dotted
@@ -31,7 +32,7 @@ class Stage(Section):
     """One stage: a recipe, and what is set in it."""
 
     recipe: str = Field(min_length=1)
-    """The stage's recipe, relative to this file."""
+    """The stage's recipe: a file relative to this one, or `team:NAME@VERSION` of a catalogue."""
 
     set: dict[str, Any] = Field(default_factory=dict)
     """Keys laid over that recipe, each with its path: `{model.path: stage:sft, training.seed: 7}`. `stage:NAME`
@@ -50,6 +51,10 @@ class Pipeline(Section):
     tracking: Tracking = Field(default_factory=Tracking)
     """Where the pipeline and its stages are recorded: `uri` and `experiment` hold for all of them, in place of
     what their recipes say, and `tags` are added to theirs. Absent, the experiment is the pipeline's name."""
+
+    launch: Launch | None = None
+    """The processes of every stage, in place of what their recipes say. Absent: those of the recipes, which then have
+    to agree on how many there are, since the same processes run all stages."""
 
     output: str = Field(default="runs", min_length=1)
     """Folder for the pipeline's folders, relative to where the command runs, in place of what the recipes of
@@ -73,6 +78,11 @@ class PipelineFile:
     document: Document
     pipeline: Pipeline
     stages: tuple[StageFile, ...]
+
+    @property
+    def launch(self) -> Launch:
+        """The processes that run all stages."""
+        return self.stages[0].file.recipe.launch
 
 
 def is_pipeline(path: Path) -> bool:
@@ -107,6 +117,8 @@ def load_pipeline(path: str | Path, sets: Sequence[str] = ()) -> PipelineFile:
     for name, draft in drafts.items():
         mistakes += draft.mistakes if draft else ()
         mistakes += _unknown_stages(name, draft, names) if draft else ()
+    if pipeline is not None and pipeline.launch is None:
+        mistakes += _counted_otherwise(drafts)
     if mistakes or pipeline is None:
         files = [str(path), *(str(one.path) for draft in drafts.values() if draft for one in draft.documents)]
         raise RecipeError(in_order(mistakes, list(dict.fromkeys(files))))
@@ -119,12 +131,15 @@ def load_pipeline(path: str | Path, sets: Sequence[str] = ()) -> PipelineFile:
 
 
 def _placed(file: RecipeFile, pipeline: Pipeline) -> RecipeFile:
-    """The recipe with the pipeline's output folder and tracking."""
+    """The recipe with the pipeline's output folder, tracking and processes."""
     tags = {**pipeline.tracking.tags, **file.recipe.tracking.tags}
     tracking = Tracking(
         uri=pipeline.tracking.uri, experiment=pipeline.tracking.experiment or pipeline.name, tags=tags
     )
-    recipe = file.recipe.model_copy(update={"output": pipeline.output, "tracking": tracking})
+    launch = pipeline.launch or file.recipe.launch
+    recipe = file.recipe.model_copy(
+        update={"output": pipeline.output, "tracking": tracking, "launch": launch}
+    )
     return replace(file, recipe=recipe)
 
 
@@ -193,14 +208,9 @@ def _read_stage(
     if not isinstance(recipe, str) or not recipe:
         return None, []  # told by the models
     at = place(layer.origins, ("stages", name, "recipe"), str(path))
-    try:
-        file = path.parent / Path(recipe).expanduser()
-    except RuntimeError:
-        message = f"The recipe of the stage `{name}` is in a home folder that is not there: `{recipe}`."
-        return None, [Mistake("stage_broken", message, at, "Correct the path.")]
-    if resolved(file) == resolved(path):
-        message = f"The stage `{name}` names the pipeline itself."
-        return None, [Mistake("stage_broken", message, at, "Name the recipe that the stage runs.")]
+    file = _find_recipe(name, recipe, path, at)
+    if isinstance(file, Mistake):
+        return None, [file]
     written = stage.get("set") if isinstance(stage.get("set"), dict) else {}
     above: Keys = ("stages", name, "set")
     places = {keys[3:]: where for keys, where in layer.origins.items() if keys[:3] == above and keys[3:]}
@@ -211,9 +221,32 @@ def _read_stage(
         return laid, [*mistakes, *more]
 
     try:
-        return read_draft(file, lay_over), []
+        return read_draft(file, lay_over, recipe if recipe.startswith(TEAM) else None), []
     except RecipeError as error:
         return None, [_told_at(one, at, name, file) for one in error.mistakes]
+
+
+def _find_recipe(name: str, recipe: str, path: Path, at: Where) -> Path | Mistake:
+    """The file of a stage's recipe, one of a catalogue in the cache."""
+    if recipe.startswith(TEAM):
+        from ftrun.schemas.bundle import BundleError  # these two are imported only where they are asked for
+        from ftrun.schemas.catalogue import locate_base
+
+        try:
+            return locate_base(recipe, path.parent)
+        except BundleError as error:
+            return Mistake(
+                "stage_broken", f"The recipe of the stage `{name}` cannot be used. {error}", at, error.fix
+            )
+    try:
+        file = path.parent / Path(recipe).expanduser()
+    except RuntimeError:
+        message = f"The recipe of the stage `{name}` is in a home folder that is not there: `{recipe}`."
+        return Mistake("stage_broken", message, at, "Correct the path.")
+    if resolved(file) == resolved(path):
+        message = f"The stage `{name}` names the pipeline itself."
+        return Mistake("stage_broken", message, at, "Name the recipe that the stage runs.")
+    return file
 
 
 def _told_at(mistake: Mistake, at: Where, name: str, file: Path) -> Mistake:
@@ -254,6 +287,25 @@ def _unknown_stages(name: str, draft: Draft, names: Sequence[str]) -> Iterator[M
             fix = "The first stage has none before it: name a model (`tiny`, a folder, a hub id, `run:NAME`)."
         message = f"`{dotted(keys)}` of the stage `{name}` is `stage:{wanted}`, {reason}."
         yield Mistake("stage_unknown", message, draft.where(keys), fix)
+
+
+def _counted_otherwise(drafts: Mapping[str, Draft | None]) -> Iterator[Mistake]:
+    """A mistake for each stage that asks for another number of processes or machines than the first."""
+    read = [(name, draft, draft.recipe) for name, draft in drafts.items() if draft is not None]
+    asked = [(name, draft, recipe.launch) for name, draft, recipe in read if recipe is not None]
+    for name, draft, launch in asked[1:]:
+        first, _, wanted = asked[0]
+        for key, count, other in (
+            ("processes", launch.processes or 1, wanted.processes or 1),
+            ("machines", launch.machines, wanted.machines),
+        ):
+            if count != other:
+                message = (
+                    f"`launch.{key}` of the stage `{name}` is {count}, and that of `{first}` is {other}; the same "
+                    "processes run all stages."
+                )
+                fix = f"Write `launch: {{{key}: …}}` into the pipeline, which holds for all of them."
+                yield Mistake("stage_broken", message, draft.where(("launch", key)), fix)
 
 
 def _shown(names: Sequence[str]) -> str:

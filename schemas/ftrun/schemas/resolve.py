@@ -28,10 +28,11 @@ def resolve(recipe: RecipeT) -> RecipeT:
 def digest(recipe: BaseRecipe) -> str:
     """SHA-256, in hexadecimal, of the recipe as canonical JSON: keys sorted, no spaces, floats in their
     shortest exact form, whole ones as integers (`1.0` means what `1` means), and NaN and infinities, which
-    JSON lacks, as `{"float": "nan"}`."""
+    JSON lacks, as `{"float": "nan"}`. `launch` is left out: it says on what the same thing is trained."""
     import hashlib  # 3 ms that a validation need not wait for
 
-    text = json.dumps(_canonical(recipe.model_dump()), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    named = recipe.model_dump(exclude={"launch"})
+    text = json.dumps(_canonical(named), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

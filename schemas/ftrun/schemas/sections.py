@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ftrun.schemas.guards import Guards
+from ftrun.schemas.launch import Launch
 from ftrun.schemas.section import Section
 
 Format = Literal["auto", "messages", "prompt_completion", "alpaca", "sharegpt", "text"]
@@ -192,6 +193,9 @@ class BaseRecipe(Section):
 
     tracking: Tracking = Field(default_factory=Tracking)
     """Where the run is recorded."""
+
+    launch: Launch = Field(default_factory=Launch)
+    """The processes that train."""
 
     output: str = Field(default="runs", min_length=1)
     """Folder for run folders, relative to where the command runs."""

@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.finding import Finding
+from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ftrun.checks.testing import World
 
 
@@ -39,15 +43,13 @@ def pad_token_unfit(at: AtModel) -> Iterator[Finding]:
         return
     if pad in at.stop_ids:
         return
-    inner = rows.labels == pad
-    inner[rows.starts[1:] - 1] = False  # the last token of a row may end it
-    found = np.flatnonzero(inner)
-    if not len(found):
+    inner = rows.each(lambda block: _count_inside(block, pad))
+    numbers = np.flatnonzero(inner)
+    if not len(numbers):
         return
-    numbers = np.unique(np.searchsorted(rows.starts, found, side="right") - 1)
     blocked = getattr(embedding, "padding_idx", None) == pad
     yield Finding(
-        message=f"The padding token {at.tokenizer.pad_token!r} (id {pad}) is trained {len(found)} times inside "
+        message=f"The padding token {at.tokenizer.pad_token!r} (id {pad}) is trained {int(inner.sum())} times inside "
         f"{len(numbers)} of {len(rows)} rows, as a token of the text"
         + ("; its embedding never receives a gradient." if blocked else "."),
         fix=fix,
@@ -55,6 +57,13 @@ def pad_token_unfit(at: AtModel) -> Iterator[Finding]:
         evidence=tuple(str(rows[int(i)].where) for i in numbers[:3]),
         severity="error" if blocked else "warning",
     )
+
+
+def _count_inside(rows: Rows, pad: int) -> NDArray[np.int64]:
+    """How often each row trains the token before its end."""
+    inner = rows.labels == pad
+    inner[rows.starts[1:] - 1] = False  # the last token of a row may end it
+    return rows.count(inner)
 
 
 @pad_token_unfit.fault

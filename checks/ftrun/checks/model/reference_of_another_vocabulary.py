@@ -29,7 +29,7 @@ def reference_of_another_vocabulary(at: AtModel) -> Iterator[Finding]:
     ours = at.model.get_input_embeddings().weight.shape[0]
     theirs = own_reference(at.trainer).get_input_embeddings().weight.shape[0]
     if ours != theirs:
-        needed = int(at.train.ids.max()) + 1
+        needed = max(int(block.ids.max()) for _, block in at.train.blocks()) + 1
         yield Finding(
             f"model.reference has {theirs:,} words and the policy {ours:,}: the same ids are other words there.",
             "Name a model under model.reference that has the policy's tokenizer.",

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
+from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
 from ftrun.checks.parameters import group_names, names_sharing
 from ftrun.checks.reference import own_reference
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 @check("DPO009", title="the reference has weights of its own", methods=("dpo",))
 def reference_shares_storage(at: AtModel) -> Iterator[Finding]:
     reference = own_reference(at.trainer)
+    if at.trainer.is_fsdp_enabled:
+        raise NotApplicable("the reference is divided among processes, which copies it")
     named = list(reference.named_parameters())
     shared = names_sharing(named, (p for p in at.model.parameters() if p.requires_grad))
     if shared:

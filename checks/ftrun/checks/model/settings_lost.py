@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DECIDED = (
     "dataloader_pin_memory",
+    "use_cpu",
     "padding_free",
     "pad_to_multiple_of",
     "truncation_mode",

@@ -15,6 +15,7 @@ mean of all rows than the median row is (tokens that were hardly trained lie the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
@@ -41,14 +42,14 @@ def untrained_token_rows(at: AtModel) -> Iterator[Finding]:
     added = set(at.tokenizer.added_tokens_decoder)
     learnt = _learnt_rows(lora)
     tables = {
-        "read": (at.model.get_input_embeddings(), at.train.ids),
-        "written": (at.model.get_output_embeddings(), at.train.labels),
+        "read": (at.model.get_input_embeddings(), "ids"),
+        "written": (at.model.get_output_embeddings(), "labels"),
     }
-    for how, (module, ids) in tables.items():
+    for how, (module, name) in tables.items():
         if module is None or _is_trained(module):
             continue
-        present = np.flatnonzero(np.bincount(ids[ids >= 0]))
-        used = sorted((added - learnt).intersection(present.tolist()))
+        present = (np.unique(getattr(block, name)).tolist() for _, block in at.train.blocks())
+        used = sorted((added - learnt).intersection(chain.from_iterable(present)))
         untrained = _untrained(module.weight.detach(), used, sorted(added))
         if untrained:
             names = {token: at.tokenizer.convert_ids_to_tokens(token) for token in untrained}

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ftrun.checks.batches import Pair, keys_of, rows_of
+from ftrun.checks.batches import Pair, find_rows, rows_of
 from ftrun.checks.check import check
 from ftrun.checks.dry_step import known
 from ftrun.checks.engine import NotApplicable
@@ -37,12 +37,10 @@ def batch_unlike_rows(at: AtStep) -> Iterator[Finding]:
     packing = at.recipe.training.get("packing", False)
     if packing and at.recipe.training["packing_strategy"] != "bfd":
         raise NotApplicable("packing divides the rows, and parts of them are in the batch")
-    numbers_of: dict[bytes, list[int]] = {}
-    for number, key in enumerate(keys_of(at.train)):
-        numbers_of.setdefault(key, []).append(number)
     if at.recipe.method == "dpo" and bool((at.train.full_lengths > at.train.lengths).any()):
         raise NotApplicable("the collator cuts pairs that are too long")
     fed = list(rows_of(batch, at.tokenizer.pad_token_id))
+    numbers_of = find_rows(at.train, (ids.tobytes() for ids, _ in fed))
     strange = [ids for ids, _ in fed if ids.tobytes() not in numbers_of]
     if strange:
         yield Finding(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftrun.runner.launching.sharding import make_whole
 from ftrun.runner.weights import NOT_THE_MODEL, digest_file
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _bytes_of(weight: Tensor) -> Any:
     """The weight's memory as an array of bytes, which NumPy has for every type of torch."""
     import torch
 
-    return weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return make_whole(weight.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

@@ -215,7 +215,7 @@ def _compare_seeds(then: State, now: State) -> Iterator[Difference]:
 
 def _compare_plain(part: str, then: State, now: State) -> Iterator[Difference]:
     for key, old in then[part].items():
-        if old != (new := now[part].get(key)):
+        if key in now[part] and old != (new := now[part][key]):  # earlier locks had further keys
             yield _tell(key, _show(old), _show(new), Ruling(CHANGES, f"other {part}"))
 
 

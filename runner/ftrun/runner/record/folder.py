@@ -16,6 +16,7 @@ from ftrun.checks.report import Report
 from ftrun.checks.stages import AtModel
 from ftrun.runner.data.digest import digest_rows, digest_source
 from ftrun.runner.page import write_page
+from ftrun.runner.ranks import count_ranks
 from ftrun.runner.record.ladder import Ladder, read_ladder, write_ladder
 from ftrun.runner.record.lock import (
     LOCK_FILE,
@@ -75,6 +76,7 @@ def make_tags(at: AtModel, report: Report, folder: Path) -> dict[str, str]:
         "ftrun.version": metadata.version("ftrun"),
         "ftrun.kind": "run",
         "ftrun.method": at.recipe.method,
+        "ftrun.processes": str(count_ranks()),
         "ftrun.recipe.name": at.recipe.name,
         "ftrun.recipe.digest": digest(at.recipe),
         "ftrun.tokens.digest": digest_rows(at.train),

@@ -152,5 +152,4 @@ def _describe_weights(at: AtModel) -> Facts:
         "computed_in": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "as loaded",
         "attention": getattr(at.model.config, "_attn_implementation", None),
         "device": str(arguments.device),
-        "processes": arguments.world_size,
     }

@@ -37,16 +37,29 @@ def run_installed(requirements: Path, words: Sequence[str], err: Console) -> int
             if done.returncode:
                 raise RunError(
                     f"the packages of the record cannot be installed: {' '.join(command)} ended with "
-                    f"{done.returncode}. Local builds (torch +cpu, +cu128) need their index: PIP_EXTRA_INDEX_URL"
+                    f"{done.returncode}{_hint(text)}"
                 )
         (folder / DONE_FILE).touch()
     return subprocess.run([str(_python_in(folder)), "-m", "ftrun", *words], check=False).returncode
 
 
+def _hint(requirements: str) -> str:
+    """Where builds for one kind of machine are, which are no part of the index that pip asks by itself."""
+    local = re.findall(r"^(\S+)==\S+?\+(\S+)$", requirements, re.MULTILINE)
+    if not local:
+        return ""
+    named = ", ".join(f"{name} (+{build})" for name, build in local)
+    return (
+        f". {named}: such builds are in an index of their own, that of torch is named on pytorch.org/get-started. Say "
+        "which with PIP_EXTRA_INDEX_URL, or name a folder of wheels with PIP_FIND_LINKS"
+    )
+
+
 def list_commands(requirements: Path, folder: Path, python: str, source: Path | None) -> list[list[str]]:
-    """What makes the environment in `folder`; `source` is where ftrun itself is from where no index has it."""
+    """What makes the environment in `folder`; `source` is where ftrun itself is from where no index has it. What was
+    installed together may not go together by what the packages say, so pip is told to resolve nothing."""
     pip = [str(_python_in(folder)), "-m", "pip", "install", "--disable-pip-version-check"]
-    commands = [[python, "-m", "venv", str(folder)], [*pip, "-r", str(requirements)]]
+    commands = [[python, "-m", "venv", str(folder)], [*pip, "--no-deps", "-r", str(requirements)]]
     return commands if source is None else [*commands, [*pip, "--no-deps", str(source)]]
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftrun.runner.launching.sharding import is_divided
 from ftrun.runner.record.digests import digest_trainable, digest_weights
 from ftrun.runner.tracking.ledger import write_document
 from ftrun.runner.tracking.run import TrackedRun
@@ -62,9 +63,12 @@ def make_callback(run: TrackedRun, folder: Path) -> TrainerCallback:
 
     class DigestWeights(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
         def on_save(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+            if not state.is_world_process_zero and not is_divided(model):
+                return
+            digest = digest_trainable(model)  # of all processes together, where each has a part
             if state.is_world_process_zero:
                 ladder = read_ladder(folder)
-                ladder.steps[str(state.global_step)] = digest_trainable(model)
+                ladder.steps[str(state.global_step)] = digest
                 write_ladder(run, folder, ladder)
 
     return DigestWeights()

@@ -3,6 +3,7 @@
     schema      1
     name, method, folder        of the run
     recipe      digest; `merged`: as written, with bases and `--set`; `place`: its folder; its files and their digests
+    choices     what ftrun chose for the device, the model and the data: key, value, reason
     ignored     checks that were told to stop nothing, with the reasons
     data, tokens, models, tokenizer, chat_template, code, weights, seeds      by content (`ftrun.runner.record.inputs`)
     segments    one for the start, and one each time that the run was resumed: command, time, checkpoint, which of
@@ -17,6 +18,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ def make_lock(at: AtModel, report: Report, folder: Path) -> dict[str, Any]:
             "merged": redact_tree(at.file.recipe.model_dump(mode="json")),
             "files": {name: digest_text(text) for name, text in name_documents(at.file).items()},
         },
+        "choices": [asdict(one) for one in at.choices],
         "ignored": {one.id: one.ignored for one in report.findings if one.ignored is not None},
         **describe_inputs(at),
         "segments": [],
@@ -100,6 +103,11 @@ def read_lock(folder: Path) -> dict[str, Any] | None:
     if content.get("schema") != SCHEMA:
         raise RunError(f"{path} was written by another version of ftrun (schema {content.get('schema')})")
     return content
+
+
+def read_choices(folder: Path) -> list[dict[str, Any]]:
+    """What ftrun chose for the run of a folder; nothing where an earlier ftrun began it. Raises RunError."""
+    return list((read_lock(folder) or {}).get("choices", ()))
 
 
 def redact_tree(value: Any, name: str = "") -> Any:

@@ -15,6 +15,7 @@ import ftrun.checks
 import ftrun.runner
 import ftrun.schemas
 from ftrun.checks.stages import Machine
+from ftrun.runner.ranks import count_ranks
 from ftrun.runner.tracking.git import describe_git
 from ftrun.runner.tracking.secrets import redact, redact_text
 
@@ -23,7 +24,6 @@ VARIABLES = re.compile(
     r"|CUDA_(?:VISIBLE_DEVICES|DEVICE_ORDER|LAUNCH_BLOCKING|MODULE_LOADING)|NVIDIA_TF32_OVERRIDE"
     r"|(?:PY)?TORCH_(?:[A-Z0-9_]*(?:ALLOC_CONF|DETERMINISTIC|TF32|PRECISION|BLAS|MPS)[A-Z0-9_]*)"
     r"|PYTHONHASHSEED|TOKENIZERS_PARALLELISM|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE|HF_DATASETS_OFFLINE"
-    r"|WORLD_SIZE|LOCAL_WORLD_SIZE"
 )
 """The variables that are recorded: those that what is computed may depend on. The rest of the environment never is."""
 
@@ -60,7 +60,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_hardware(machine: Machine) -> dict[str, Any]:
-    """Processor, threads, GPUs and what drives them. Imports torch."""
+    """Processor, threads, GPUs and what drives them, and the processes of the run. Imports torch."""
     import torch
 
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
@@ -72,6 +72,8 @@ def describe_hardware(machine: Machine) -> dict[str, Any]:
         "cuda": machine.torch_cuda,
         "cudnn": cudnn,
         "driver": machine.driver,
+        "processes": count_ranks(),
+        "backend": None if count_ranks() == 1 else torch.distributed.get_backend(),
     }
 
 

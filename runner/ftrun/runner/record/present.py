@@ -62,7 +62,7 @@ def write_recipe(
     if commit := lock["models"]["model.path"].get("commit"):
         tree["model"]["revision"] = commit
     for section, values in changes.items():
-        tree[section] = {**tree[section], **values} if isinstance(values, dict) else values
+        tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
     try:

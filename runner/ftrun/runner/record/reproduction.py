@@ -13,7 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
+from ftrun.runner.batch import describe_batch, keep_batch, measure_batch
+from ftrun.runner.launching.starting import describe_launch, start_again
 from ftrun.runner.libraries import require_training, settle_libraries
+from ftrun.runner.ranks import count_ranks, is_main, leave, share
 from ftrun.runner.record import view
 from ftrun.runner.record.comparison import Comparison, compare_runs
 from ftrun.runner.record.digests import Facts
@@ -29,7 +32,7 @@ from ftrun.runner.record.present import (
     write_recipe,
 )
 from ftrun.runner.record.source import Recorded, find_recorded, read_state
-from ftrun.runner.run import DONE, INTERRUPTED, NOT_READY, Site, run_file
+from ftrun.runner.run import DONE, INTERRUPTED, NOT_READY, Site, meet, run_file
 from ftrun.runner.tracking.delivered import PARENT_TAG
 from ftrun.runner.tracking.ledger import (
     ARTIFACTS,
@@ -44,6 +47,7 @@ from ftrun.runner.tracking.lookup import REPRODUCES
 from ftrun.runner.tracking.pending import send_pending
 from ftrun.schemas.errors import RunError, TrackingError
 from ftrun.schemas.load import RecipeFile
+from ftrun.schemas.resolve import resolve
 
 DRIFTED = 4
 RESULT_FILE = "reproduction.json"
@@ -94,23 +98,29 @@ def reproduce(reference: str, wish: Wish, *, uri: str | None, out: Console, err:
     """
     require_training("reproduce")
     settle_libraries()
+    if not is_main():
+        out.quiet = err.quiet = True
     with tempfile.TemporaryDirectory(prefix="ftrun-") as folder:
         scene = Scene(wish, Path(folder), err if wish.format == "json" else out, err)
         recorded = find_recorded(reference, uri, scene.scratch / "record")
+        first = recorded
+        if recorded.stages:
+            first = find_recorded(next(iter(recorded.stages.values())), recorded.uri, scene.scratch / "first")
+        words = _list_words(reference, wish, uri)
         if wish.install:
-            return _reproduce_installed(reference, recorded, uri, scene)
+            return run_installed(first.folder / "requirements.txt", words, err)
+        if not wish.check and (code := start_again(read_state(first.folder), words)) is not None:
+            return code
         with _results_alone(wish):
             code = _reproduce_all(recorded, scene)
+    leave()
     if wish.format == "json":
         out.print_json(json.dumps({"schema": 1, "runs": scene.told}))
     return code
 
 
-def _reproduce_installed(reference: str, recorded: Recorded, uri: str | None, scene: Scene) -> int:
-    """The same command again, with the packages of the run; for a pipeline those of its first stage."""
-    wish = scene.wish
-    if recorded.stages:
-        recorded = find_recorded(next(iter(recorded.stages.values())), recorded.uri, scene.scratch / "first")
+def _list_words(reference: str, wish: Wish, uri: str | None) -> list[str]:
+    """The command line that asks for this again, once the packages or the processes of the run are there."""
     options = {
         "--check": wish.check,
         "--anyway": wish.anyway,
@@ -122,7 +132,7 @@ def _reproduce_installed(reference: str, recorded: Recorded, uri: str | None, sc
     words = ["reproduce", reference]
     for option, value in options.items():
         words += [option] if value is True else [option, str(value)] if value else []
-    return run_installed(recorded.folder / "requirements.txt", words, scene.err)
+    return words
 
 
 @contextmanager
@@ -162,9 +172,11 @@ def _reproduce_run(recorded: Recorded, scene: Scene) -> int:
     found = locate_inputs(then, search)
     changes = {
         "output": _choose_output(then),
+        "launch": describe_launch(then),
         "tracking": {"uri": recorded.uri, "experiment": recorded.experiment},
     }
     file = write_recipe(then, found, changes, scene.scratch / f"recipe-{len(scene.told)}" / "recipe.yaml")
+    meet([file.recipe])
     drift = find_drift(then, describe_present(file, then, found))
     view.print_drift(scene.out, recorded.name, drift)
     if scene.wish.check:
@@ -210,16 +222,17 @@ def _may_begin(
 
 
 def _train_again(recorded: Recorded, then: Mapping[str, Any], file: RecipeFile, scene: Scene) -> int:
-    folder = _free_folder(Path(file.recipe.output), f"{recorded.name}-reproduced")
+    folder = share(lambda: _free_folder(Path(file.recipe.output), f"{recorded.name}-reproduced"))
     tags = {REPRODUCES: recorded.reference}
     if recorded.run_id:
         tags[PARENT_TAG] = recorded.run_id
-    site = Site(folder, tags=tags, last_step=scene.wish.steps)
+    site = Site(folder, tags=tags, last_step=scene.wish.steps, written=file, choices=then.get("choices", []))
     scene.err.print(f"repeating {recorded.name} as {folder.name}", style="dim")
+    trained = _keep_batch(then, file, scene)
     failure = ""
     with _threads(then["segments"][0]["hardware"]["threads"]):
         try:
-            code = run_file(file, site, ignore=then["ignored"], out=scene.out, err=scene.err)
+            code = run_file(trained, site, ignore=then["ignored"], out=scene.out, err=scene.err)
         except (
             RunError
         ) as error:  # as the recorded run may have ended too: what it logged until then is compared
@@ -227,6 +240,24 @@ def _train_again(recorded: Recorded, then: Mapping[str, Any], file: RecipeFile, 
     if code in (NOT_READY, INTERRUPTED):
         return code
     scene.replaced[str(Path(then["folder"], "model"))] = str(folder / "model")
+    return share(lambda: _judge(recorded, then, folder, failure, scene))
+
+
+def _keep_batch(then: Mapping[str, Any], file: RecipeFile, scene: Scene) -> RecipeFile:
+    """The recipe with as many rows to an update as in the recorded run, which may have had other processes."""
+    before = then["segments"][0]["hardware"].get("processes", 1)
+    kept = keep_batch(file, measure_batch(then["resolved"]["training"], before))
+    if kept is not file:
+        scene.err.print(
+            f"{before} process{'es' * (before > 1)} trained it, and now {count_ranks()}; an update keeps its rows: "
+            f"{describe_batch(resolve(kept.recipe).training, count_ranks())}",
+            style="yellow",
+        )
+    return kept
+
+
+def _judge(recorded: Recorded, then: Mapping[str, Any], folder: Path, failure: str, scene: Scene) -> int:
+    """Compare the run that was made with the recorded one, tell and record the outcome, and return the exit code."""
     compared = compare_runs(
         recorded.folder,
         folder,

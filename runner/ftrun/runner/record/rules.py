@@ -45,7 +45,7 @@ HARMLESS_VARIABLES = re.compile(
     r"PYTHONHASHSEED|OMP_NUM_THREADS|MKL_NUM_THREADS|OPENBLAS_NUM_THREADS|TOKENIZERS_PARALLELISM|.*_OFFLINE"
     r"|CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|CUDA_LAUNCH_BLOCKING|CUDA_MODULE_LOADING|.*ALLOC_CONF"
 )
-CHANGING_VARIABLES = re.compile(r"ATEN_CPU_CAPABILITY|MKL_CBWR|NVIDIA_TF32_OVERRIDE|.*TF32.*|.*WORLD_SIZE")
+CHANGING_VARIABLES = re.compile(r"ATEN_CPU_CAPABILITY|MKL_CBWR|NVIDIA_TF32_OVERRIDE|.*TF32.*")
 HARMLESS_SETTINGS = re.compile(
     r"preflight\..*|training\.(?:dataloader_num_workers|dataloader_pin_memory|dataloader_persistent_workers"
     r"|gradient_checkpointing.*|save_.*|logging_.*|log_.*|disable_tqdm|run_name|report_to|hub_.*|push_to_hub)"
@@ -99,6 +99,8 @@ def judge_hardware(key: str, *, on_gpu: bool, restored: bool = True) -> Ruling:
                 if on_gpu
                 else Ruling(MAY, "libraries choose kernels by it")
             )
+        case "processes":
+            return Ruling(CHANGES, "rows are shared and gradients added up otherwise")
         case "gpus":
             return Ruling(CHANGES, "other kernels") if on_gpu else Ruling(CHANGES, "the run was on the CPU")
         case _:

@@ -17,6 +17,7 @@ from ftrun.runner.record.source import Recorded
 
 EFFECTS = {"changes": "changes them", "may": "may change them", "cannot": "cannot"}
 STYLES = {"changes": "bold red", "may": "yellow", "cannot": "dim"}
+NAMED = 3  # differences that cannot matter are named one by one up to this many; the JSON has them all
 SHOWN = 28  # characters of a value in the table; the JSON has it whole
 
 
@@ -28,12 +29,10 @@ def print_drift(out: Console, name: str, drift: Sequence[Rung]) -> None:
     for rung in drift:
         if not rung.differences:
             table.add_row(rung.name, rung.verdict, style="dim" if rung.verdict == "unknown" else "")
-        for number, one in enumerate(rung.differences):
+        for number, (what, then, now, one) in enumerate(_rows(rung)):
             first = (rung.name, rung.verdict) if number == 0 else ("", "")
             effect = f"{EFFECTS[one.effect]}: {one.why}"
-            table.add_row(
-                *first, one.what, _short(one.then), _short(one.now), effect, style=STYLES[one.effect]
-            )
+            table.add_row(*first, what, _short(then), _short(now), effect, style=STYLES[one.effect])
     out.print(table)
     matters = [rung.name for rung in drift if rung.matters]
     out.print(
@@ -41,6 +40,23 @@ def print_drift(out: Console, name: str, drift: Sequence[Rung]) -> None:
         if matters
         else "nothing has changed that the bits depend on"
     )
+
+
+def _rows(rung: Rung) -> Iterator[tuple[str, str, str, Difference]]:
+    """What is otherwise, then and now, what matters first. Of what cannot change the bits for one and the same reason
+    the first few stand for all: another environment has a hundred such packages."""
+    alike: dict[str, list[Difference]] = {}
+    for one in rung.differences:
+        if one.matters:
+            yield one.what, one.then, one.now, one
+        else:
+            alike.setdefault(one.why, []).append(one)
+    for found in alike.values():
+        for one in found if len(found) <= NAMED else ():
+            yield one.what, one.then, one.now, one
+        if len(found) > NAMED:
+            named = ", ".join(one.what for one in found[:NAMED])
+            yield f"{named} and {len(found) - NAMED:,} more", "", "", found[0]
 
 
 def as_data(drift: Sequence[Rung]) -> list[dict[str, Any]]:

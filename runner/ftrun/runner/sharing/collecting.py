@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from ftrun.runner.sharing.flattening import flatten
 from ftrun.schemas.bundle import (
+    BASE,
     CODE_ENDING,
     DATA_ENDINGS,
     MAX_BYTES,
     MAX_FILE_BYTES,
     MAX_FILES,
+    PREFIX,
     RECIPE,
     TEMPLATE_ENDINGS,
     Bundle,
@@ -29,8 +31,8 @@ from ftrun.schemas.bundle import (
 from ftrun.schemas.catalogue import cache_folder
 from ftrun.schemas.document import read_document
 from ftrun.schemas.errors import RecipeError
-from ftrun.schemas.layers import read_layers
-from ftrun.schemas.load import load_recipe
+from ftrun.schemas.layers import Layer, read_layers
+from ftrun.schemas.load import load_recipe, read_draft
 from ftrun.schemas.pipeline import is_pipeline, load_pipeline
 from ftrun.schemas.powers import find_powers, leads_out
 
@@ -80,13 +82,18 @@ class Content:
         return Bundle(Manifest.model_validate(content, strict=True), self.files)
 
 
-def collect(path: Path) -> Content:
-    """Everything that the recipe or pipeline at `path` is made of.
+def collect(path: Path, *, is_base: bool = False) -> Content:
+    """Everything that the recipe or pipeline at `path` is made of, or the part of a recipe (`is_base`).
 
     Raises RecipeError where it is invalid, BundleError where it names what cannot be shared: a file that is not there
     or lies outside the recipe's folder, weights.
     """
     collecting = _Collecting(path.parent)
+    if is_base:
+        tree = require_base(path)
+        collecting.recipe(path, RECIPE)
+        collecting.named(tree, path.parent)
+        return collecting.content(BASE)
     if not is_pipeline(path):
         method = load_recipe(path).recipe.method
         collecting.recipe(path, RECIPE)
@@ -95,12 +102,31 @@ def collect(path: Path) -> Content:
     _judge(pipeline.document.tree, RECIPE)
     collecting.files[RECIPE] = flatten(pipeline.document, pipeline.document.tree).encode()
     for stage in pipeline.stages:
-        name = os.path.normpath(pipeline.pipeline.stages[stage.name].recipe).replace(os.sep, "/")
+        written = pipeline.pipeline.stages[stage.name].recipe
+        if written.startswith(PREFIX):
+            message = f"The stage {stage.name} is `{written}`, and a shared pipeline brings its recipes."
+            fix = f"Write it here with `ftrun recipes pull {written}`, and name that file."
+            raise BundleError(message, fix)
+        name = os.path.normpath(written).replace(os.sep, "/")
         if name not in collecting.files:
             _fit(name, f"the recipe of the stage {stage.name}")
             collecting.recipe(path.parent / name, name, is_whole=False)
         collecting.named(stage.file.recipe.model_dump(), stage.file.folder)
     return collecting.content("pipeline")
+
+
+def require_base(path: Path) -> Tree:
+    """The values of a part of a recipe. Raises RecipeError where it has another mistake than what it leaves to those
+    that extend it; where it names no method, it has to be a part of a recipe of one of them."""
+    tree = read_layers(path).merged.tree
+    drafts = [
+        read_draft(path, lambda layer, one=one: (Layer({"method": one} | layer.tree, layer.origins), []))  # type: ignore[misc]
+        for one in ("sft", "reward", "dpo", "ppo")
+    ]
+    found = [[one for one in draft.mistakes if one.kind != "missing_key"] for draft in drafts]
+    if all(found):
+        raise RecipeError(min(found, key=len))
+    return tree
 
 
 class _Collecting:

@@ -116,6 +116,9 @@ def push(
         str | None,
         typer.Option("--run", metavar="RUN", help="The run that proves it, noted in its provenance."),
     ] = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="It is a part, to be extended: keys may be missing.")
+    ] = False,
     catalogue: Catalogue = None,
 ) -> None:
     """Store a recipe, merged with what it extends, and the files that it uses, as a version of the catalogue."""
@@ -128,7 +131,8 @@ def push(
     number = None if version == "next" else int(version)
     with _telling():
         store = open_store(catalogue)
-        push_recipe(recipe, store, name=name, version=number, run=run, console=make_console())
+        console = make_console()
+        push_recipe(recipe, store, name=name, version=number, run=run, is_base=base, console=console)
 
 
 @sharing.command()

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ftrun.runner.sharing.collecting import list_named, read_alone
+from ftrun.runner.sharing.collecting import list_named, read_alone, require_base
 from ftrun.runner.sharing.stores import Store, find_bundle
-from ftrun.schemas.bundle import RECIPE, Address, Bundle, BundleError, read_address
+from ftrun.schemas.bundle import BASE, PREFIX, RECIPE, Address, Bundle, BundleError, read_address
 from ftrun.schemas.catalogue import LOCK_FILE, put_in_cache, read_lock, write_files, write_lock
 from ftrun.schemas.document import read_document
 from ftrun.schemas.errors import RecipeError
@@ -59,7 +59,7 @@ def judge(bundle: Bundle) -> tuple[Power, ...]:
     with tempfile.TemporaryDirectory(prefix="ftrun-") as scratch:
         write_files(bundle, Path(scratch) / "bundle")
         try:
-            method, used = _read_staged(Path(scratch) / "bundle" / RECIPE)
+            method, used = _read_staged(Path(scratch) / "bundle" / RECIPE, is_base=manifest.method == BASE)
         except RecipeError as error:
             first = error.mistakes[0]
             name = Path(first.where.file or RECIPE).name
@@ -77,9 +77,11 @@ def judge(bundle: Bundle) -> tuple[Power, ...]:
     return powers
 
 
-def _read_staged(path: Path) -> tuple[str, set[str]]:
-    """The method of an unpacked recipe, or `pipeline`, and the names of all files and folders that it uses. Raises
-    RecipeError where it is invalid."""
+def _read_staged(path: Path, *, is_base: bool) -> tuple[str, set[str]]:
+    """The method of an unpacked recipe, `pipeline` or `base`, and the names of all files and folders that it uses.
+    Raises RecipeError where it is invalid."""
+    if is_base:
+        return BASE, {RECIPE, *_used(require_base(path), "")}
     if not is_pipeline(path):
         file = load_recipe(path)
         return file.recipe.method, {RECIPE, *_used(file.recipe.model_dump(), "")}
@@ -124,7 +126,7 @@ def lock_recipes(recipes: Sequence[Path], store: Store | None, *, check: bool, c
     for folder in dict.fromkeys(file.parent for file in files):
         lock = folder / LOCK_FILE
         before = read_lock(lock)
-        texts = [text for file in files if file.parent == folder for text in read_layers(file).team]
+        texts = [text for file in files if file.parent == folder for text in _addresses(file)]
         now = {str(one): _fetch(one, before.get(str(one)), store, lock) for one in map(read_address, texts)}
         new = {address: digest for address, digest in now.items() if address not in before}
         stale += [f"{lock} does not hold {address}" for address in new] if check else []
@@ -145,7 +147,7 @@ def _fetch(address: Address, locked: str | None, store: Store | None, lock: Path
     if store is None:
         raise BundleError(f"`{address}` is of a catalogue, and none is set.", "Give `--catalogue PLACE`.")
     if address.version is None and not address.digest:
-        raise BundleError(f"`{address}` names no version.", f"Write `{address}@VERSION` behind `extends:`.")
+        raise BundleError(f"`{address}` names no version.", f"Write `{address}@VERSION`.")
     bundle = find_bundle(store, address)
     digest = bundle.manifest.digest
     if locked not in (None, digest):
@@ -158,17 +160,26 @@ def _fetch(address: Address, locked: str | None, store: Store | None, lock: Path
 
 
 def _files_of(path: Path) -> list[Path]:
-    """The recipe, or those of the stages of a pipeline. Raises RecipeError where it cannot be read."""
-    if not is_pipeline(path):
-        read_document(path)
-        return [path]
-    stages = read_document(path).tree["stages"]
+    """The recipe; of a pipeline itself and the recipes of its stages that are files. Raises RecipeError where it
+    cannot be read."""
+    stages = _stage_recipes(path)
+    return list(dict.fromkeys([path, *(path.parent / one for one in stages if not one.startswith(PREFIX))]))
+
+
+def _stage_recipes(path: Path) -> list[str]:
+    """What the stages of a pipeline name; nothing of a recipe."""
+    stages = read_document(path).tree.get("stages")
     named = (
         [one.get("recipe") for one in stages.values() if isinstance(one, dict)]
         if isinstance(stages, dict)
         else []
     )
-    return list(dict.fromkeys(path.parent / one for one in named if isinstance(one, str)))
+    return [one for one in named if isinstance(one, str)]
+
+
+def _addresses(path: Path) -> list[str]:
+    """What a recipe or a pipeline takes from a catalogue."""
+    return [*read_layers(path).team, *(one for one in _stage_recipes(path) if one.startswith(PREFIX))]
 
 
 def _broken(files: Sequence[Path]) -> list[Mistake]:

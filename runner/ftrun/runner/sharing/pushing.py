@@ -22,15 +22,22 @@ from ftrun.schemas.sections import NAME
 
 
 def push_recipe(
-    path: Path, store: Store, *, name: str | None, version: int | None, run: str | None, console: Console
+    path: Path,
+    store: Store,
+    *,
+    name: str | None,
+    version: int | None,
+    run: str | None,
+    is_base: bool,
+    console: Console,
 ) -> Bundle:
     """Store the recipe at `path` as `name`, by default its own, in its next version or in `version`; `run` is noted
-    as what it was proved by.
+    as what it was proved by. With `is_base` it may lack keys, which whoever extends it writes.
 
     The same content again is the version that it is already. Raises RecipeError where the recipe is invalid, and
     BundleError where it holds a secret, names what cannot be shared, or the version is of another content.
     """
-    content = collect(path)
+    content = collect(path, is_base=is_base)
     refuse_secrets(content)
     name = _name(name, path)
     bundle = _known(store, content, name, version)

@@ -34,7 +34,7 @@ NICENESS = 5  # training comes first
 LOOK_SECONDS = 1.0  # between two looks at the run folder
 FIRST_PAUSE = 1.0  # after a failure, in seconds, doubling
 LONGEST_PAUSE = 60.0
-HEARTBEAT_MS = 60_000
+HEARTBEAT = 60.0
 PATIENCE = 60.0  # seconds, after the process that trains has disappeared
 GRACE = 60.0  # seconds for what is being sent once nobody waits any more
 FINISH, STOP = "finish", "stop"
@@ -145,7 +145,7 @@ def serve(folder: Path, orders: Orders, trainer: Trainer) -> None:
 
 def _follow(folder: Path, orders: Orders, trainer: Trainer, sampler: Sampler | None) -> None:
     client: Any = None
-    pause, beaten = FIRST_PAUSE, 0
+    pause, beaten = FIRST_PAUSE, -math.inf
     record: Record | None = None
     while not trainer.must_stop():
         over = trainer.is_over()  # read first: the pass below then sends all there will be
@@ -162,9 +162,9 @@ def _follow(folder: Path, orders: Orders, trainer: Trainer, sampler: Sampler | N
             if client is None:
                 client = connect(orders.uri)
             deliver(client, record, trainer.must_stop)
-            if not over and now_ms() - beaten >= HEARTBEAT_MS:
-                beaten = now_ms()
-                client.set_tag(record.delivered.run_id, "ftrun.heartbeat", str(beaten))
+            if not over and time.monotonic() - beaten >= HEARTBEAT:
+                beaten = time.monotonic()  # the clock may be set back, and the sign of life has to go on
+                client.set_tag(record.delivered.run_id, "ftrun.heartbeat", str(now_ms()))
         except Exception as error:  # whatever the store, its driver or the network raises
             record.change(problem=describe_error(error))
             trainer.wait(FIRST_PAUSE if over else pause)

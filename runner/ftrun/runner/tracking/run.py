@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal
 
+from ftrun.runner.ranks import count_ranks
 from ftrun.runner.tracking.courier import Orders
 from ftrun.runner.tracking.delivered import Delivered, is_complete, read_delivered
 from ftrun.runner.tracking.dispatch import Courier
@@ -42,6 +43,11 @@ from ftrun.runner.tracking.secrets import redact_text
 from ftrun.runner.tracking.store import describe_place
 from ftrun.runner.tracking.uploads import NEVER_UPLOADED
 from ftrun.schemas.errors import TrackingError
+
+WAIT_SECONDS = 30.0
+HURRIED_SECONDS = 10.0
+"""How long a run of several processes waits for the store when it breaks off: torchrun kills what has not ended 30 s
+after its signal, and the reason is to be told before that. The courier goes on by itself."""
 
 LOCK_SECONDS = 1.0  # the courier of a process that disappeared may be ending its run
 TABLES_TAG = "mlflow.loggedArtifacts"
@@ -169,7 +175,9 @@ class TrackedRun:
             raise TrackingError(f"{path} is not a folder.")
         self._record.change(lambda ledger: add_upload(ledger, place_in(self._record.folder, path), name))
 
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = 30.0) -> str:
+    def finish(
+        self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float | None = None
+    ) -> str:
         """End the run and wait for the store, at most `wait_seconds`; returns one sentence for the user.
 
         What the store has not taken by then stays in the run folder. A second call changes nothing.
@@ -178,11 +186,12 @@ class TrackedRun:
             return self._outcome
         self._journal.close()
         place = place_in(self._record.folder, self._journal.path)
-        self._record.change(
-            lambda ledger: add_upload(ledger, place, ARTIFACTS), status=status, end_time=now_ms()
-        )
+        # The clock may have been set back since the start.
+        end = max(now_ms(), self._record.now.start_time)
+        self._record.change(lambda ledger: add_upload(ledger, place, ARTIFACTS), status=status, end_time=end)
         try:
-            self._courier.finish(wait_seconds)
+            hurried = count_ranks() > 1 and status != "FINISHED"
+            self._courier.finish(wait_seconds or (HURRIED_SECONDS if hurried else WAIT_SECONDS))
         finally:
             release_lock(self._lock)
         self._outcome = describe_outcome(self._record.folder, self._record.now, self._delivered, self.problem)
@@ -204,6 +213,31 @@ class TrackedRun:
             folder = self._record.folder
             unsaid = f"the end of the run cannot be written into {folder} ({why}); `ftrun sync {folder}` records it"
             raise TrackingError(unsaid if error is None else f"{str(error).strip()}; and {unsaid}") from error
+
+
+class SilentRun(TrackedRun):
+    """The run as the processes beside the main one see it: it takes everything and records nothing."""
+
+    def __init__(self) -> None:
+        self._outcome = "recorded by the main process"
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def log_artifact(self, path: Path, folder: str = ARTIFACTS) -> None:
+        """Nothing."""
+
+    def log_text(self, text: str, name: str) -> None:
+        """Nothing."""
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Nothing."""
+
+    def log_folder(self, path: Path, name: str) -> None:
+        """Nothing."""
 
 
 def judge_end(error: BaseException | None) -> Literal["FINISHED", "FAILED", "KILLED"]:
