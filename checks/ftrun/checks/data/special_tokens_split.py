@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 # `[INST]` is left out: Llama 2 has it as plain text by design.
-MARK = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|<(?:start|end)_of_[a-z]{1,20}>")
+MARK = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|<(?:start|end)_of_[a-z]{1,20}>|</s>|<[be]os>")
 ENOUGH = 0.5
 
 
@@ -85,3 +85,9 @@ def template_of_another_family(world: World) -> None:
 def text_rendered_elsewhere(world: World) -> None:
     for row in world.rows:
         row["prompt"] = f"<start_of_turn>user\n{row['prompt']}<end_of_turn>\n<start_of_turn>model\n"
+
+
+@special_tokens_split.fault
+def the_end_token_of_another_model_is_written(world: World) -> None:
+    for row in world.rows:
+        row["completion"] += "</s>"
