@@ -1,15 +1,16 @@
 """All answers are the same text.
 
 Symptom: the loss falls to 0 in a few steps, and the model says one thing whatever it is asked.
-Cause: a column with a default value, a failed generation or a refusal was taken for the answers.
+Cause: a column with a default value, or the text of a failed generation, was taken for the answers.
 Fix: name the column with the real answers under `columns:`, or make the file anew.
 Prevention: count the different answers before training.
 Source: told from 95 % of the rows on, where at least half of the prompts differ. What is the same in each row teaches
-nothing about prompts.
+nothing about prompts. To decline is the exception: one refusal for all that is to be refused is a data set too.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 NEARLY_ALL, HALF = 0.95, 0.5
+WORDS = 3
+"""A label of fewer words may be the right one for all of a few rows."""
+
 ENOUGH = 16
 """Rows below which nothing is concluded."""
 
 SAMPLE = 1024
+DECLINES = re.compile(r"\b(?:sorry|cannot|can[’']?t|unable|not able|won[’']?t|not allowed)\b", re.IGNORECASE)
 
 
 @check(
@@ -45,7 +50,9 @@ def answers_all_alike(at: AtData) -> Iterator[Finding]:
             if len(exchanges) < ENOUGH or len({asked for asked, _ in exchanges}) < HALF * len(exchanges):
                 continue
             (text, count), *_ = Counter(answered for _, answered in exchanges).most_common(1)
-            if count >= NEARLY_ALL * len(exchanges):
+            if count < NEARLY_ALL * len(exchanges) or DECLINES.search(text):
+                continue
+            if len(text.split()) >= WORDS:
                 kind = "answers" if source.sides == 1 else ("preferred answers", "rejected answers")[side]
                 yield Finding(
                     message=f"{count} of {len(exchanges)} {kind} of {source.label} that were looked at are the same: "
@@ -63,10 +70,10 @@ def the_answers_are_a_default(world: World) -> None:
 
 
 @answers_all_alike.fault
-def every_preferred_answer_is_one_refusal(world: World) -> None:
+def every_rejected_answer_is_one_text(world: World) -> None:
     from ftrun.checks.testing import dpo_full
 
     other = dpo_full(world.folder)
     world.recipe, world.rows = other.recipe, other.rows
     for row in world.rows:
-        row["chosen"] = "I am sorry, but I cannot help with that."
+        row["rejected"] = "The generation failed after three attempts."

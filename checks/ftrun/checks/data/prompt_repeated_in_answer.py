@@ -42,6 +42,8 @@ def prompt_repeated_in_answer(at: AtData) -> Iterator[Finding]:
         found = [number for number, sides in enumerate(rows) if any(map(_repeats, sides))]
         if len(found) <= (SOME if source.sides > 1 else MANY) * len(rows):
             continue
+        if source.sides == 1 and not all(map(_goes_on, (rows[number][0] for number in found))):
+            continue  # texts to be corrected, of which some need no correction
         example = next(one for one in rows[found[0]] if _repeats(one))
         row = source.numbers[found[0] * source.sides]
         yield Finding(
@@ -61,6 +63,12 @@ def _repeats(example: Mapping[str, Any]) -> bool:
         if first["role"] != "assistant":
             return first in [one for one in example["prompt"] if one["role"] != "assistant"]
     return _begins_with(answered, asked)
+
+
+def _goes_on(example: Mapping[str, Any]) -> bool:
+    """Whether the answer is more than the prompt."""
+    asked, answered = last_exchange(example)
+    return len(squeeze(answered)) > len(squeeze(asked))
 
 
 def _begins_with(answer: str, prompt: str) -> bool:
