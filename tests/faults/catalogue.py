@@ -20,6 +20,7 @@ MODULES = (
     "own_recipe",
     "own_pairs",
     "own_ppo",
+    "own_rows",
 )
 
 

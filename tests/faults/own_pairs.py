@@ -134,7 +134,7 @@ X157 = Fault(
 )
 
 
-@X157.planted(dpo_full, told=())
+@X157.planted(dpo_full, told="DATA052", at="data")
 def rejected_answers_slipped_by_a_row(world: World) -> None:
     slipped = [row["rejected"] for row in world.rows[1:]] + [world.rows[0]["rejected"]]
     for row, rejected in zip(world.rows, slipped, strict=True):

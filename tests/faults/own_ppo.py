@@ -153,9 +153,9 @@ def attention_drops_out(world: World) -> None:
     world.recipe["training"]["disable_dropout"] = False
 
 
-X182 = Fault("X182", "Responses are cut off before an answer can end.", "ppo", "step", OURS)
+X182 = Fault("X182", "Responses are cut off before an answer can end.", "ppo", "recipe", OURS)
 
 
-@X182.planted(ppo_full, told=(), trl=NO_PPO)
+@X182.planted(ppo_full, told="PPO014", at="recipe", trl=NO_PPO)
 def responses_of_two_tokens(world: World) -> None:
     world.recipe["training"]["response_length"] = 2

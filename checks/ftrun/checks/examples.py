@@ -74,6 +74,14 @@ def texts_of(message: Mapping[str, Any]) -> Iterator[str]:
         yield from (str(part["text"]) for part in content if isinstance(part, Mapping) and part.get("text"))
 
 
+def last_exchange(example: Mapping[str, Any]) -> tuple[str, str]:
+    """What is asked last, by whoever is no system, and what is answered last; empty where there is none."""
+    parts = parts_of(example, "completion")
+    asked = (part.text for part in reversed(parts) if not part.answer and part.role != "system")
+    answered = (part.text for part in reversed(parts) if part.answer)
+    return next(asked, "").strip(), next(answered, "").strip()
+
+
 def squeeze(text: str) -> str:
     """The text without white space, in which templates and tokenizers differ harmlessly."""
     return "".join(text.split())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ftrun.checks.check import check
 from ftrun.checks.columns import SYNONYMS
 from ftrun.checks.engine import NotApplicable
-from ftrun.checks.examples import clip, parts_of, spread
+from ftrun.checks.examples import clip, last_exchange, spread
 from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.rows import SourceRows
 from ftrun.checks.stages import AtData
@@ -97,11 +97,9 @@ def _judge_texts(source: SourceRows) -> Iterator[Finding]:
 
 
 def _texts(example: Mapping[str, Any]) -> tuple[str, str]:
-    """What is asked last and what is answered last, without white space and quotes around them."""
-    parts = parts_of(example, "completion")
-    asked = [part.text for part in parts if not part.answer] or [""]
-    answered = [part.text for part in parts if part.answer] or [""]
-    return asked[-1].strip(" \n\t\"'"), answered[-1].strip(" \n\t\"'")
+    """What is asked last and what is answered last, without quotes around them."""
+    asked, answered = last_exchange(example)
+    return asked.strip(" \n\t\"'"), answered.strip(" \n\t\"'")
 
 
 @prompt_and_answer_swapped.fault

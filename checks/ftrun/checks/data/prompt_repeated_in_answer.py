@@ -1,10 +1,11 @@
 """The prompt stands in the answer once more.
 
 Symptom: the prompt is twice in what the model reads, and what it scores or learns to write begins with it.
-Cause: data sets that hold whole conversations in chosen and rejected, beside a column for the prompt.
+Cause: data sets that hold whole conversations in chosen and rejected, or whole texts in the completion, beside a column
+for the prompt; or one column that is taken for both.
 Fix: leave out the prompt column (what both sides begin with is taken for the prompt), or cut it off the answers.
 Source: trl#6433 and the data sets of the alignment handbook. More than 5 % of the pairs is a warning; from half of
-them on, it is how the file is made: an error.
+them on, it is how the file is made: an error. Outside pairs half of the rows is a warning: to repeat is a task too.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
-from ftrun.checks.examples import clip, is_chat, squeeze, texts_of
+from ftrun.checks.examples import clip, is_chat, last_exchange, squeeze
 from ftrun.checks.finding import Finding
-from ftrun.checks.rows import SourceRows
 from ftrun.checks.stages import AtData
 from ftrun.schemas.mistake import Where
 
@@ -31,50 +31,49 @@ SHORT = 12
     "DATA043",
     title="no answer repeats its prompt",
     severity="warning",
-    methods=("reward", "dpo"),
+    methods=("dpo", "reward", "sft"),
 )
 def prompt_repeated_in_answer(at: AtData) -> Iterator[Finding]:
     for source in at.sources:
-        found = [
-            number
-            for number in range(0, len(source.examples), 2)
-            if any(_repeats(example) for example in source.examples[number : number + 2])
+        rows = [
+            source.examples[first : first + source.sides]
+            for first in range(0, len(source.examples), source.sides)
         ]
-        pairs = len(source.examples) // 2
-        if len(found) <= SOME * pairs:
+        found = [number for number, sides in enumerate(rows) if any(map(_repeats, sides))]
+        if len(found) <= (SOME if source.sides > 1 else MANY) * len(rows):
             continue
+        if source.sides == 1 and not all(map(_goes_on, (rows[number][0] for number in found))):
+            continue  # texts to be corrected, of which some need no correction
+        example = next(one for one in rows[found[0]] if _repeats(one))
+        row = source.numbers[found[0] * source.sides]
         yield Finding(
-            message=f"In {len(found)} of {pairs} pairs of {source.label} an answer begins with its prompt.",
+            message=f"In {len(found)} of {len(rows)} rows of {source.label} an answer begins with its prompt.",
             fix=f"Remove the prompt from the answers of {source.label}, or leave out its column for the prompt.",
-            where=Where(file=source.label, row=source.numbers[found[0]], key=source.key),
-            evidence=(_show(source, found[0]),),
-            severity="error" if len(found) > MANY * pairs else "warning",
+            where=Where(file=source.label, row=row, key=source.key),
+            evidence=(f"row {row}: {clip(last_exchange(example)[1])}",),
+            severity="error" if source.sides > 1 and len(found) > MANY * len(rows) else "warning",
         )
 
 
 def _repeats(example: Mapping[str, Any]) -> bool:
     """Whether the answer begins with the prompt, or with one of the messages before it that is no answer."""
-    prompt, answer = example["prompt"], example["completion"]
-    if not is_chat(example):
-        return _begins_with(answer, prompt)
-    asked = [one for one in prompt if one["role"] != "assistant"]
-    if not asked or not answer:
-        return False
-    if answer[0]["role"] != "assistant":
-        return answer[0] in asked
-    return _begins_with(*("".join(texts_of(one)) for one in (answer[0], asked[-1])))
+    asked, answered = last_exchange(example)
+    if "completion" in example and is_chat(example) and example["completion"][:1]:
+        first = example["completion"][0]
+        if first["role"] != "assistant":
+            return first in [one for one in example["prompt"] if one["role"] != "assistant"]
+    return _begins_with(answered, asked)
+
+
+def _goes_on(example: Mapping[str, Any]) -> bool:
+    """Whether the answer is more than the prompt."""
+    asked, answered = last_exchange(example)
+    return len(squeeze(answered)) > len(squeeze(asked))
 
 
 def _begins_with(answer: str, prompt: str) -> bool:
     asked = squeeze(prompt)
     return len(asked) >= SHORT and squeeze(answer).startswith(asked)
-
-
-def _show(source: SourceRows, number: int) -> str:
-    example = next(one for one in source.examples[number : number + 2] if _repeats(one))
-    answer = example["completion"]
-    text = "".join(part for one in answer for part in texts_of(one)) if is_chat(example) else answer
-    return f"row {source.numbers[number]}: {clip(text)}"
 
 
 @prompt_repeated_in_answer.fault
@@ -91,3 +90,13 @@ def one_side_is_a_whole_conversation(world: World) -> None:
     world.rows = dpo_chat(world.folder).rows
     for row in world.rows:
         row["rejected"] = [row["prompt"][-1], *row["rejected"]]
+
+
+@prompt_repeated_in_answer.fault
+def completions_are_whole_texts(world: World) -> None:
+    from ftrun.checks.testing import sft_full
+
+    other = sft_full(world.folder)
+    world.recipe, world.rows = other.recipe, other.rows
+    for row in world.rows:
+        row["completion"] = row["prompt"] + row["completion"]

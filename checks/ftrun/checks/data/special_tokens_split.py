@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
-from ftrun.checks.examples import sample
+from ftrun.checks.examples import last_exchange, sample
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtData
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # `[INST]` is left out: Llama 2 has it as plain text by design.
 MARK = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|<(?:start|end)_of_[a-z]{1,20}>")
+ENDS = re.compile(r"(?:</s>|<eos>)$")
+"""What other models end on, at the end of an answer; elsewhere it may be a tag, or what the text is about."""
+
 ENOUGH = 0.5
 
 
@@ -43,7 +46,9 @@ def special_tokens_split(at: AtData) -> Iterator[Finding]:
         raise NotApplicable("there are no rows")
     rows: Counter[str] = Counter()
     for index in chosen:
-        rows.update(set(MARK.findall(at.tokenizer.decode(at.train.ids[_slice(at, int(index))].tolist()))))
+        answer = last_exchange(at.train[int(index)].example)[1]
+        text = at.tokenizer.decode(at.train.ids[_slice(at, int(index))].tolist())
+        rows.update({*MARK.findall(text), *ENDS.findall(answer)})
     split = {}
     for mark, count in rows.items():
         ids = at.tokenizer(mark, add_special_tokens=False)["input_ids"]
@@ -85,3 +90,9 @@ def template_of_another_family(world: World) -> None:
 def text_rendered_elsewhere(world: World) -> None:
     for row in world.rows:
         row["prompt"] = f"<start_of_turn>user\n{row['prompt']}<end_of_turn>\n<start_of_turn>model\n"
+
+
+@special_tokens_split.fault
+def the_end_token_of_another_model_is_written(world: World) -> None:
+    for row in world.rows:
+        row["completion"] += "</s>"
