@@ -150,10 +150,11 @@ def _trl(lines: Iterable[Line], *, raises: bool = False) -> Share:
 
 def _first_time() -> str:
     return (
-        "Faults of ours were planted before there were checks for them: 21 of the first 53 were then told by their\n"
-        "true cause (40 %), and in a second round 34 of 82 damages to rows and settings (41 %). That is nearer to what\n"
-        "is to be expected of a fault that nobody has thought of than the figures above. Checks were written or widened\n"
-        "for most of the others; of the second round, X201 to X220 are those that were not told then and do harm.\n"
+        "Faults of ours were planted before there were checks for them: 21 of the first 53 were then told by\n"
+        "their true cause (40 %), and in a second round 34 of 82 damages to rows and settings (41 %). That is\n"
+        "nearer to what is to be expected of a fault that nobody has thought of than the figures above. Checks\n"
+        "were written or widened for most of the others; of the second round, X201 to X220 are those that were\n"
+        "not told then and do harm.\n"
     )
 
 
