@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py [ID …]
 
-With ids, only these are planted, and what is said of them is printed. One process, one thread, no GPU; about ten
+With ids, only these are planted, and what is said of them is printed. One process, one thread, no GPU; about four
 minutes on two cores. What ftrun says is the same as in `tests/faults/test_faults.py`; TRL is asked here alone.
 """
 

@@ -17,7 +17,14 @@ SEED = 1
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize("one", find_worlds(), ids=lambda one: one.name)
+# Every third world by default; `-m "slow or not slow"` takes all, and so does the benchmark.
+WORLDS = [
+    pytest.param(one, id=one.name, marks=[pytest.mark.slow] if number % 3 else [])
+    for number, one in enumerate(find_worlds())
+]
+
+
+@pytest.mark.parametrize("one", WORLDS)
 def test_healthy_world_is_silent(one: Healthy, tmp_path: Path) -> None:
     world = one.build(tmp_path, SEED)
     report = climb(world.write(), checks=CHECKS, sets=world.sets, after=world.apply)

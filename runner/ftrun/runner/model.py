@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftrun.checks.stages import AtData, AtModel, Machine, widen
 from ftrun.runner.adapters import find_base, merge_adapter
+from ftrun.runner.ranks import share
 from ftrun.runner.tuning.batches import SORTED, sort_updates
 from ftrun.schemas.errors import ModelError, first_line
 from ftrun.schemas.sections import BaseRecipe, Model
@@ -148,7 +149,9 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     model = recipe.model
-    source = merge_adapter(source, Path(recipe.output), trust_remote_code=model.trust_remote_code)
+    plain, trusted = source, model.trust_remote_code
+    # transformers writes a model in the first of several processes alone.
+    source = share(lambda: merge_adapter(plain, Path(recipe.output), trust_remote_code=trusted))
     kwargs: dict[str, Any] = {
         "revision": model.revision,
         "dtype": getattr(torch, choose_dtype(model, machine)),

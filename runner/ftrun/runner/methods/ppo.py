@@ -27,6 +27,7 @@ from ftrun.runner.model import (
     read_stop_ids,
 )
 from ftrun.runner.ppo.schedule import count_steps
+from ftrun.runner.ranks import share
 from ftrun.schemas.errors import ModelError
 from ftrun.schemas.methods.ppo import Recipe
 
@@ -176,8 +177,8 @@ def _as_model(recipe: Recipe, path: str, lora: Mapping[str, Any] | None) -> Reci
 
 def _locate(recipe: Recipe, at: AtData) -> str:
     """What `from_pretrained` is given; for an adapter the model that it merges to, whose config has its head."""
-    source = locate_model(recipe, at.file.folder)
-    return merge_adapter(source, Path(recipe.output), trust_remote_code=recipe.model.trust_remote_code)
+    source, trusted = locate_model(recipe, at.file.folder), recipe.model.trust_remote_code
+    return share(lambda: merge_adapter(source, Path(recipe.output), trust_remote_code=trusted))
 
 
 def build_reward(at: AtData) -> RewardSum:

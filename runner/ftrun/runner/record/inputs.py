@@ -151,5 +151,6 @@ def _describe_weights(at: AtModel) -> Facts:
         "frozen_in": ", ".join(sorted(kinds[False])),
         "computed_in": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "as loaded",
         "attention": getattr(at.model.config, "_attn_implementation", None),
-        "device": str(arguments.device),
+        # The CPU of several processes is called cpu:0, and is the same one.
+        "device": "cpu" if arguments.device.type == "cpu" else str(arguments.device),
     }
