@@ -128,6 +128,12 @@ class AtEnvironment(AtRecipe):
 
     machine: Machine
 
+    @property
+    def process_count(self) -> int:
+        """How many train: as many as there are, else as many as the recipe says."""
+        here = self.machine.place.count
+        return here if here > 1 else self.recipe.launch.processes or 1
+
 
 @dataclass(frozen=True)
 class Choice:

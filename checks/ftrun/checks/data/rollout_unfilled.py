@@ -27,7 +27,9 @@ IDLE = 1 / 3
 def rollout_unfilled(at: AtData) -> Iterator[Finding]:
     """Compare the number of prompts with the size of a rollout."""
     training, prompts = at.recipe.training, len(at.train)
-    minibatch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    minibatch = (
+        training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * at.process_count
+    )
     size = minibatch * training["num_mini_batches"]
     if prompts < size:
         yield Finding(
@@ -49,6 +51,12 @@ def rollout_unfilled(at: AtData) -> Iterator[Finding]:
 def a_rollout_larger_than_the_data(world: World) -> None:
     """A batch size from a run with more prompts."""
     world.recipe["training"]["per_device_train_batch_size"] = 64
+
+
+@rollout_unfilled.fault
+def a_rollout_of_many_processes(world: World) -> None:
+    """Each of them takes as many prompts."""
+    world.recipe["launch"] = {"processes": 16}
 
 
 @rollout_unfilled.fault

@@ -32,10 +32,11 @@ def step_larger_than_the_data(at: AtData) -> Iterator[Finding]:
     training, rows = at.recipe.training, len(at.train_dataset)
     if training["max_steps"] > 0:
         raise NotApplicable("training.max_steps says how long the run is")
-    accumulated = int(training["gradient_accumulation_steps"])
-    if accumulated == 1:
+    # As written: ftrun may compute the rows of a batch a few at a time, and accumulate.
+    if at.file.recipe.training.get("gradient_accumulation_steps", 1) == at.process_count == 1:
         raise NotApplicable("gradients are not accumulated, and a batch is at most all rows")
-    taken = int(training["per_device_train_batch_size"]) * accumulated
+    accumulated = int(training["gradient_accumulation_steps"])
+    taken = int(training["per_device_train_batch_size"]) * accumulated * at.process_count
     if rows and taken >= TIMES * rows:
         yield Finding(
             message=f"An optimizer step takes {taken} rows, and there are {rows}: the run is {at.steps} steps.",

@@ -76,7 +76,9 @@ def count_kept(at: AtModel) -> int:
 
 def _count_epochs(at: AtModel) -> float:
     training = at.recipe.training
-    batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    batch = (
+        training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * at.process_count
+    )
     return float(at.steps * batch / max(1, len(at.train_dataset)))
 
 
