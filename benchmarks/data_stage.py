@@ -236,8 +236,8 @@ def make_words(chance: random.Random) -> list[str]:
     return sorted(words, key=lambda word: (len(word), word))
 
 
-def write_model(folder: Path) -> None:
-    """Write a model of one small layer, and a tokenizer trained on the pairs, with Qwen 2.5's chat template."""
+def write_model(folder: Path, *, hidden_size: int = 32, num_hidden_layers: int = 1) -> None:
+    """Write a small model, and a tokenizer trained on the pairs, with Qwen 2.5's chat template."""
     from importlib.resources import files
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -263,9 +263,9 @@ def write_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder / "model")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
         num_attention_heads=2,
         max_position_embeddings=MAX_LENGTH,
         pad_token_id=0,
