@@ -34,7 +34,8 @@ from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 from ftrun.checks.stages import AtData  # noqa: E402
 from ftrun.runner.plan import closed  # noqa: E402
 from ftrun.runner.plan.closed import Load, count_resident, measure_features, predict_parts  # noqa: E402
-from ftrun.runner.plan.footprint import Footprint, LiveBytes, models_of, prepare_step, run_step  # noqa: E402
+from ftrun.runner.plan.footprint import Footprint, models_of, prepare_step, run_step  # noqa: E402
+from ftrun.runner.plan.live_bytes import LiveBytes  # noqa: E402
 from ftrun.runner.plan.prediction import SHALLOW, Prediction, extrapolate, prepare_prediction  # noqa: E402
 from ftrun.runner.plan.rows import longest_rows  # noqa: E402
 from ftrun.runner.plan.shape import read_shape  # noqa: E402

@@ -27,7 +27,7 @@ from ftrun.runner.commands import app
 from ftrun.schemas import sections
 from ftrun.schemas.load import load_recipe
 from ftrun.schemas.methods import sft
-from ftrun.schemas.patching import as_yaml
+from ftrun.schemas.notation import as_yaml
 from ftrun.schemas.settings import defaults, read_table
 
 ROOT = Path(__file__).parents[1]

@@ -225,7 +225,7 @@ def set_training(**settings: Any) -> Callable[[World], None]:
 
 
 NAN, INF = float("nan"), float("inf")
-UPDATE = ("GUARD001", "GUARD002", "GUARD020")
+UPDATE = ("GUARD001", "GUARD002", "GUARD020", "GUARD023")
 LONGER = set_training(max_steps=60)
 UNCLIPPED = set_training(max_grad_norm=0.0)
 

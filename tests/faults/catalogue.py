@@ -21,6 +21,13 @@ MODULES = (
     "own_pairs",
     "own_ppo",
     "own_rows",
+    "third_model",
+    "third_model_files",
+    "third_model_settings",
+    "third_ppo",
+    "third_rows",
+    "third_rows_sets",
+    "third_rows_pairs",
 )
 
 

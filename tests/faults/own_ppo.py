@@ -115,7 +115,7 @@ def sampling_is_colder(world: World) -> None:
 X178 = Fault("X178", "Prompts are there many times over.", "ppo", "data", OURS)
 
 
-@X178.planted(ppo_full, ppo_chat, told="DATA020", at="data", trl=NO_PPO)
+@X178.planted(ppo_full, ppo_chat, told=("DATA020", "DATA021"), at="data", trl=NO_PPO)
 def two_prompts_are_all(world: World) -> None:
     world.rows = world.rows[:2] * 24
 

@@ -105,7 +105,7 @@ X138 = Fault(
 )
 
 
-@X138.planted(sft_chat, told=(), trl=NO_PIPELINES)
+@X138.planted(sft_chat, told="MODEL033", at="data", trl=NO_PIPELINES)
 def the_second_stage_speaks_otherwise(world: World) -> None:
     (world.folder / "other.jinja").write_text(
         (SYSTEM + ANSWER + ASK)

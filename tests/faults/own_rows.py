@@ -161,7 +161,7 @@ def a_hundred_passes(world: World) -> None:
 X217 = Fault("X217", "A mark tells the chosen side from the rejected one.", "dpo", "data", OURS)
 
 
-@X217.planted(dpo_full, told=())
+@X217.planted(dpo_full, told="DATA070", at="data")
 def answers_hold_their_rating(world: World) -> None:
     for row in world.rows:
         row["chosen"], row["rejected"] = f"[score: 5] {row['chosen']}", f"[score: 1] {row['rejected']}"

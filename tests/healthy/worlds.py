@@ -29,6 +29,7 @@ MODULES = (
     "preferences",
     "rewards",
     "rollouts",
+    "unusual",
     "data",
 )
 """The modules with worlds, by theme."""

@@ -25,10 +25,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from ftrun.checks.testing import World, sft_chat, sft_lora
 from ftrun.runner import tiny
-from ftrun.runner.chat import Settings, Speaker, answer, chat, converse, encode, prepare_speakers
+from ftrun.runner.chat import chat, converse
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.result import find_result
 from ftrun.runner.run import run_recipe
+from ftrun.runner.speakers import Settings, Speaker, answer, encode, prepare_speakers
 
 QUESTION = "What colour is the lamp?"
 SHORT = Settings(max_new_tokens=8)

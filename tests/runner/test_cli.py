@@ -127,6 +127,8 @@ def test_mistakes_of_the_user_are_one_line(tmp_path: Path) -> None:
         result = ftrun(*words, cwd=tmp_path)
         assert result.returncode == 1
         assert "Traceback" not in result.stderr and result.stderr.startswith("ftrun: ")
+    result = ftrun("validate", sft_full(tmp_path).write(), "--ignore", "DATA999")
+    assert result.returncode == 2 and "there is no check DATA999" in " ".join(result.stderr.split())
     assert ftrun("vlidate", cwd=tmp_path).returncode == 2
     assert ftrun("nowhere.yaml", cwd=tmp_path).returncode == 2
 

@@ -11,9 +11,10 @@ import pytest
 
 from ftrun.checks.rows import IGNORED, Rows, SourceRows
 from ftrun.runner.data.conversion import make_converter
-from ftrun.runner.data.encoding import encode_split, make_divided_pairs, make_pairs, make_prompts
+from ftrun.runner.data.encoding import encode_split
 from ftrun.runner.data.sources import load_source
 from ftrun.runner.data.splits import count_splits, split_rows
+from ftrun.runner.data.tables import make_divided_pairs, make_pairs, make_prompts
 from ftrun.runner.tiny import locate
 from ftrun.schemas.errors import DataError
 from ftrun.schemas.sections import Source

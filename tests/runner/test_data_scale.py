@@ -21,13 +21,13 @@ from ftrun.checks.fingerprints import pair_keys, token_keys
 from ftrun.checks.rows import IGNORED, Rows
 from ftrun.checks.stages import AtData
 from ftrun.checks.testing import dpo_full, ppo_full, reward_full, sft_full
-from ftrun.runner.data import cache, encoding, shelf
-from ftrun.runner.data.cache import Growing, fetch_arrays
+from ftrun.runner.data import cache, spool
+from ftrun.runner.data.cache import GrowingArray, fetch_arrays
 from ftrun.runner.data.digest import digest_rows
 from ftrun.runner.data.encoding import encode_split
-from ftrun.runner.data.shelf import Shelf
 from ftrun.runner.data.sources import load_source
 from ftrun.runner.data.splits import split_rows
+from ftrun.runner.data.spool import SpooledExamples
 from ftrun.runner.data.storage import describe_cache
 from ftrun.runner.preflight import ascend
 from ftrun.runner.tiny import locate
@@ -38,10 +38,10 @@ from ftrun.schemas.sections import Source
 def small_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All of the ways that many rows go, on few: files, mapped memory, several blocks, a cache of the test's own."""
     monkeypatch.setenv("FTRUN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(encoding, "FEW", 1)
+    monkeypatch.setattr(cache, "FEW", 1)
     monkeypatch.setattr(cache, "MAPPED_FROM", 1)
-    monkeypatch.setattr(shelf, "NEAR", 500)
-    monkeypatch.setattr(shelf, "BUFFER", 300)
+    monkeypatch.setattr(spool, "NEAR", 500)
+    monkeypatch.setattr(spool, "BUFFER", 300)
     monkeypatch.setattr(Rows.blocks, "__defaults__", (100,))
     yield
 
@@ -86,7 +86,7 @@ def test_examples_on_disk_are_those_that_were_put_there() -> None:
         {"prompt": f"é{i}", "n": [i, (i, 0.5)], "odd": date(2026, 1, 1 + i % 9)} for i in range(30)
     ]
     examples += [{"prompt": "half \ud83d", "completion": "x" * 700}] + [{"text": str(i)} for i in range(30)]
-    held = Shelf()
+    held = SpooledExamples()
     for example in examples:
         held.append(example)
     held.finish()
@@ -99,7 +99,7 @@ def test_examples_on_disk_are_those_that_were_put_there() -> None:
 
 def test_digests_of_examples_tell_them_and_their_order_apart() -> None:
     def digest(*texts: Any) -> str:
-        held = Shelf()
+        held = SpooledExamples()
         for text in texts:
             held.append({"text": text})
         return held.digest
@@ -116,7 +116,7 @@ def test_rows_in_files_are_those_in_memory(
 ) -> None:
     write(tmp_path / "rows.jsonl", some_rows())
     mapped, again = (encode(tmp_path, weight=weight, **cut) for _ in range(2))
-    monkeypatch.setattr(encoding, "FEW", 1000)
+    monkeypatch.setattr(cache, "FEW", 1000)
     held = encode(tmp_path, weight=weight, **cut)
     assert bool(len(held.dropped)) == (cut == {}) and bool(len(held.too_long)) == ("truncation_mode" in cut)
     assert isinstance(mapped.ids, np.memmap) and not isinstance(held.ids, np.memmap)
@@ -167,7 +167,7 @@ def test_preflight_sees_the_same_cold_and_from_the_cache(
     assert kept >= 1 and climb() == cold and entries() == kept
     monkeypatch.setenv("FTRUN_CACHE", "off")
     assert climb() == cold and describe_cache() is None
-    monkeypatch.setattr(encoding, "FEW", 10_000)
+    monkeypatch.setattr(cache, "FEW", 10_000)
     assert climb() == cold
 
 
@@ -216,8 +216,8 @@ def test_a_damaged_entry_is_told_and_made_anew(
 
 
 def test_runs_at_once_make_one_whole_entry(tmp_path: Path) -> None:
-    def make(folder: Path) -> dict[str, Growing]:
-        ids = Growing(folder, "ids", np.int32)
+    def make(folder: Path) -> dict[str, GrowingArray]:
+        ids = GrowingArray(folder, "ids", np.int32)
         for start in range(0, 20_000, 100):
             ids.append(np.arange(start, start + 100, dtype=np.int32))
         return {"ids": ids}
@@ -229,8 +229,8 @@ def test_runs_at_once_make_one_whole_entry(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def make(folder: Path) -> dict[str, Growing]:
-        Growing(folder, "ids", np.int32).append(np.arange(9, dtype=np.int32))
+    def make(folder: Path) -> dict[str, GrowingArray]:
+        GrowingArray(folder, "ids", np.int32).append(np.arange(9, dtype=np.int32))
         raise RuntimeError("the template refuses")
 
     with pytest.raises(RuntimeError):
@@ -257,8 +257,8 @@ def test_memory_of_mapped_rows_is_let_go_of(tmp_path: Path, monkeypatch: pytest.
     write(tmp_path / "rows.jsonl", some_rows(2))
     count, each = 100_000, 256
 
-    def make(folder: Path) -> dict[str, Growing]:
-        columns = {name: Growing(folder, name, np.int32) for name in ("ids", "labels")}
+    def make(folder: Path) -> dict[str, GrowingArray]:
+        columns = {name: GrowingArray(folder, name, np.int32) for name in ("ids", "labels")}
         for part in range(100):
             for one in columns.values():
                 one.append(np.full(count * each // 100, part, np.int32))

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 
 from ftrun.checks.rows import IGNORED, BadRow, LossOn, Rows, SourceRows
 from ftrun.runner.data.digest import digest_rows
-from ftrun.runner.data.encoding import encode_split, make_dataset
+from ftrun.runner.data.encoding import encode_split
 from ftrun.runner.data.splits import Split, count_rows, split_rows
+from ftrun.runner.data.tables import make_dataset
 from ftrun.runner.tiny import locate
 from ftrun.schemas.errors import DataError
 
@@ -181,6 +182,12 @@ def test_nothing_left_is_an_empty_data_set() -> None:
         rows = encode(part)
         assert len(rows) == 0 and len(make_dataset(rows)) == 0
         assert all(count.adds_up for count in count_rows(rows, part))
+
+
+def test_rows_that_cannot_be_read_are_named_before_their_number() -> None:
+    """That none is left to divide follows from what is wrong with them."""
+    with pytest.raises(DataError, match=r"a\.jsonl: row 1 cannot be read: broken; of 2 rows 0 can be read"):
+        split((source(0, bad=2),), fraction=0.5)
 
 
 def test_repeated_rows_are_copies_in_their_places() -> None:

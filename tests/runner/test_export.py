@@ -24,12 +24,13 @@ from transformers import (
 from ftrun.checks.testing import sft_lora
 from ftrun.runner import tiny
 from ftrun.runner.adapters import merge_adapter
-from ftrun.runner.chat import Settings, chat
+from ftrun.runner.chat import chat
 from ftrun.runner.export import export, prove_folder, write_folder
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.proof import find_end_of_turn, golden_ids, observe, prove_merge
 from ftrun.runner.result import find_result, load_result, load_tokenizer
 from ftrun.runner.run import run_recipe
+from ftrun.runner.speakers import Settings
 from ftrun.schemas.errors import NotProven
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

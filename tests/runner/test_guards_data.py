@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOTrainer, RewardTrainer, SFTTrainer
 
 from ftrun.checks.catalogue import load_checks
-from ftrun.checks.fed import Fed, Spread, count_batch, spread_rows
+from ftrun.checks.fed import Fed, Spread, count_batch, find_segments, spread_rows
 from ftrun.checks.testing import World, dpo_full, ppo_full, reward_full, sft_full, sft_lora, sft_packed
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.run import run_recipe
@@ -288,13 +288,17 @@ def test_rows_are_counted_alike_in_the_data_and_in_batches() -> None:
             part[row, : end - start] = torch.from_numpy(values[start:end])
     batch = dict(zip(("input_ids", "labels", "attention_mask"), padded, strict=True))
     asked = torch.tensor(sorted(stops))
-    assert Fed(*count_batch(batch, asked).tolist()) == Fed(rows=4, taught=3, trained=7, ended=3, tokens=20)
+    assert Fed(*count_batch(find_segments(batch), asked).tolist()) == Fed(
+        rows=4, taught=3, trained=7, ended=3, tokens=20
+    )
     positions = np.concatenate([np.arange(end - start) for start, end in rows])
     flat = (np.concatenate((one, [rest] * 3)) for one, rest in ((ids, 0), (labels, -100), (positions, 0)))
     names = ("input_ids", "labels", "position_ids")
     packed = {name: torch.from_numpy(one)[None] for name, one in zip(names, flat, strict=True)}
     # The row of one token looks like the padding behind the last row: neither is counted.
-    assert Fed(*count_batch(packed, asked).tolist()) == Fed(rows=3, taught=3, trained=7, ended=3, tokens=19)
+    assert Fed(*count_batch(find_segments(packed), asked).tolist()) == Fed(
+        rows=3, taught=3, trained=7, ended=3, tokens=19
+    )
 
 
 def test_what_any_rows_have_together() -> None:

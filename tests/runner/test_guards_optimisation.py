@@ -79,6 +79,7 @@ def test_a_loss_that_runs_away_goes_back_to_before_it_rose(tmp_path: Path) -> No
     planted = next(one for one in list_divergences() if "multiplied by 5" in one.what)
     world = make_world(sft_full, tmp_path)
     world.recipe["training"]["save_steps"] = 2
+    world.recipe["guards"]["weights_jump"] = {"action": False}  # which tells it first
     outcome = run_planted(world, planted.plant)
     (event,) = outcome.events
     assert event["guard"] == "GUARD002" and event["step"] > STEP + 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,11 +10,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from ftrun.checks.testing import World, dpo_full, dpo_lora, reward_full, sft_full, sft_lora
+from ftrun.checks.testing import (
+    World,
+    dpo_full,
+    dpo_lora,
+    ppo_full,
+    ppo_lora,
+    reward_full,
+    sft_full,
+    sft_lora,
+)
 from ftrun.runner.environment import read_place
 from ftrun.runner.launching.job import plan_job
 from ftrun.runner.launching.kubernetes import form_manifest, make_name
@@ -21,7 +32,10 @@ from ftrun.runner.launching.processes import describe_end, judge_codes
 from ftrun.runner.launching.sharding import require_strategy
 from ftrun.runner.launching.slurm import form_script
 from ftrun.runner.launching.surroundings import find_first_host, list_tasks, translate_slurm
+from ftrun.runner.pipeline import run_pipeline
+from ftrun.runner.printing.text import make_console
 from ftrun.runner.record.ladder import read_ladder
+from ftrun.runner.run import run_recipe
 from ftrun.schemas.errors import RunError
 
 SECONDS = 300
@@ -187,7 +201,57 @@ def test_an_interruption_reaches_all_once_and_a_killed_launcher_ends_them(send: 
     assert "process 1" not in err
 
 
+@pytest.mark.slow
+def test_a_pipeline_starts_its_processes_itself(tmp_path: Path) -> None:
+    first, second = short(sft_full(tmp_path / "sft")), short(dpo_full(tmp_path / "dpo"))
+    pipeline = {
+        "name": "both",
+        "output": "runs",
+        "launch": {"processes": 2},
+        "stages": {
+            "sft": {"recipe": str(first)},
+            "dpo": {"recipe": str(second), "set": {"model.path": "stage:sft"}},
+        },
+    }
+    path = tmp_path / "both.yaml"
+    path.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+    result = ftrun(path, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr
+    assert result.stdout.count("both-1 is done; the model of its last stage is in") == 1
+    assert result.stderr.startswith("starting 2 processes") and result.stderr.count("starting") == 1
+    for stage in ("sft", "dpo"):
+        folder = tmp_path / "runs" / "both-1" / stage
+        lock = json.loads((folder / "lock.json").read_text())
+        assert lock["segments"][0]["hardware"]["processes"] == 2
+        assert list((folder / "model").glob("*.safetensors"))
+    assert "nothing to train: every stage of both is unchanged" in ftrun(path, cwd=tmp_path).stdout
+
+
+def test_a_program_does_not_train_for_processes_that_nobody_started(tmp_path: Path) -> None:
+    console = make_console()
+    alone: dict[str, Any] = {"sets": ["launch.processes=2"], "ignore": {}, "out": console, "err": console}
+    path = sft_full(tmp_path).write()
+    with pytest.raises(RunError, match=r"launch\.processes is 2, and this process is the only one"):
+        run_recipe(path, **alone)
+    both = tmp_path / "both.yaml"
+    both.write_text(yaml.safe_dump({"name": "both", "stages": {"sft": {"recipe": str(path)}}}))
+    with pytest.raises(RunError, match="torchrun"):
+        run_pipeline(both, **alone)
+    assert not list(tmp_path.rglob("healthy-*"))
+
+
 # ------------------------------------------------------------------------------------------------------------- FSDP
+
+
+def greedy(make: Callable[[Path], World]) -> Callable[[Path], World]:
+    """A kind of PPO whose answers, and minibatches, are the same whoever draws."""
+
+    def make_greedy(folder: Path) -> World:
+        world = make(folder)
+        world.recipe["training"] |= {"top_p": 1e-9, "num_mini_batches": 1, "learning_rate": 5e-5}
+        return world
+
+    return make_greedy
 
 
 @pytest.mark.parametrize(
@@ -198,6 +262,8 @@ def test_an_interruption_reaches_all_once_and_a_killed_launcher_ends_them(send: 
         pytest.param(reward_full, marks=pytest.mark.slow),
         pytest.param(dpo_full, marks=pytest.mark.slow),
         pytest.param(dpo_lora, marks=pytest.mark.slow),
+        pytest.param(greedy(ppo_full), marks=pytest.mark.slow, id="ppo_full"),
+        pytest.param(greedy(ppo_lora), marks=pytest.mark.slow, id="ppo_lora"),
     ],
 )
 def test_fsdp_equals_one_process_and_goes_on(make: Callable[[Path], World], tmp_path: Path) -> None:
@@ -230,6 +296,15 @@ def assert_close(these: dict[str, object], those: dict[str, object], tolerance: 
 
     assert these.keys() == those.keys()
     torch.testing.assert_close(these, those, rtol=0, atol=tolerance)
+
+
+def test_two_networks_go_with_fsdp_and_not_with_deepspeed(tmp_path: Path) -> None:
+    world = ppo_full(tmp_path)
+    for strategy, code in (("fsdp", 0), ("deepspeed", 3)):
+        world.recipe["launch"] = {"processes": 2, "strategy": strategy}
+        result = ftrun("validate", world.write(), cwd=tmp_path)
+        assert result.returncode == code, result.stdout
+    assert "REC016 launch.strategy is deepspeed, and PPO trains a policy and a value model" in result.stdout
 
 
 def test_a_checkpoint_of_another_strategy_is_refused(tmp_path: Path) -> None:

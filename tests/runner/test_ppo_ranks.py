@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ftrun.runner.launching.sharding import make_whole
 from ftrun.runner.tiny import locate
 
 GREEDY: dict[str, Any] = {
@@ -32,6 +33,13 @@ GREEDY: dict[str, Any] = {
     "save_strategy": "steps",
     "save_steps": 1,
     "logging_strategy": "steps",
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+}
+FSDP: dict[str, Any] = {
+    "fsdp": True,
+    "fsdp_config": {"version": 2},
+    "local_rollout_forward_batch_size": 1,  # as many forward passes as tokens
 }
 
 SCRIPT = """
@@ -43,8 +51,8 @@ path, jobs = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("ppo_ranks", path)
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
-for folder, resume in json.loads(jobs):
-    everywhere = ranks.gather(tests.train(Path(folder), resume))
+for folder, resume, settings in json.loads(jobs):
+    everywhere = ranks.gather(tests.train(Path(folder), resume, **settings))
     if ranks.is_main():
         (Path(folder) / "told.json").write_text(json.dumps(everywhere))
 """
@@ -60,11 +68,14 @@ def train(folder: Path, resume: str | None, **settings: Any) -> dict[str, Any]:
     spec.loader.exec_module(tests)
     tests.locate_micro = lambda: str(locate())  # a folder that all processes have
     trainer = tests.make_trainer(folder, **GREEDY | settings)
-    asked, answer = [], trainer.answer
+    asked, tokens, answer = [], [], trainer.answer
 
     def note(model: Any, prompts: list[list[int]], *rest: Any) -> Any:
-        asked.append(prompts)
-        return answer(model, prompts, *rest)
+        sequences, answers = answer(model, prompts, *rest)
+        if len(rest) == 1:  # of a rollout; an evaluation has its own way to sample
+            asked.append(prompts)
+            tokens.append(int(sequences.lengths.sum()))
+        return sequences, answers
 
     trainer.answer = note
     trainer.train(resume_from_checkpoint=resume)
@@ -78,19 +89,30 @@ def train(folder: Path, resume: str | None, **settings: Any) -> dict[str, Any]:
         "advantages": experience.advantages[experience.sequences.response_mask].tolist(),
         "draw": float(torch.rand(())),
         "answers": [one.text for one in trainer.seen["answers"]],
-        "weights": float(sum(p.detach().double().sum() for p in trainer.model.parameters())),
+        "weights": float(sum(make_whole(p.detach()).double().sum() for p in trainer.model.parameters())),
+        "share": sum(own(p).numel() for p in trainer.model.parameters()),
+        "tokens": tokens,
         "logs": trainer.state.log_history,
     }
 
 
-def train_both(*jobs: tuple[Path, str | None]) -> None:
+def own(weight: torch.Tensor) -> torch.Tensor:
+    """What this process has of it."""
+    return getattr(weight, "_local_tensor", weight)
+
+
+def train_both(*jobs: tuple[Path, str | None], **settings: Any) -> None:
     """Train in two processes, one job after the other."""
     script = jobs[0][0] / "train.py"
     script.write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *(str(script), __file__, json.dumps([[str(folder), resume] for folder, resume in jobs])),
+            *(
+                str(script),
+                __file__,
+                json.dumps([[str(folder), resume, settings] for folder, resume in jobs]),
+            ),
         ],
         capture_output=True,
         text=True,
@@ -106,7 +128,8 @@ def told(folder: Path) -> list[dict[str, Any]]:
 
 
 def policy(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +195,40 @@ def test_a_rollout_that_is_not_used_up_goes_on_in_however_many_processes(
             torch.testing.assert_close(weight, end[key], rtol=1e-4, atol=1e-6)
     assert all(torch.equal(weight, end[key]) for key, weight in policy(folders["2-2"]).items())
     assert told(folders["1-2"])[1]["coefficient"] == pytest.approx(alone["coefficient"], rel=1e-5)
+
+
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["full", "lora"])
+def test_two_processes_that_each_have_a_part_end_as_one(lora: bool, tmp_path: Path) -> None:
+    """FSDP: equal to one process, equal when it goes on, and saved as any other."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    alone, parts, again = (tmp_path / name for name in ("alone", "parts", "again"))
+    for folder in (alone, parts, again):
+        folder.mkdir()
+    one = train(alone, None, gradient_accumulation_steps=2, lora=lora)
+    train_both((parts, None), (again, str(parts / "checkpoint-3")), **FSDP, lora=lora)
+    both = told(parts)
+    assert both[0]["share"] + both[1]["share"] == one["share"]
+    # Neither waited for the other between two tokens.
+    assert both[0]["tokens"] != both[1]["tokens"]
+    assert both[0]["answers"] == one["answers"]
+    assert both[0]["coefficient"] == pytest.approx(one["coefficient"], rel=1e-5)
+    assert both[0]["figures"] == pytest.approx(one["figures"], rel=1e-3, abs=1e-6)
+    assert kls(both[0]) == pytest.approx(kls(one), rel=1e-3, abs=1e-6) and len(kls(one)) == 2
+    for place in ("", "checkpoint-6/value"):
+        end = policy(parts / place)
+        for name, weight in policy(alone / place).items():
+            torch.testing.assert_close(weight, end[name], rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(weight, policy(parts)[name]) for name, weight in policy(again).items())
+    if not lora:
+        saved = AutoModelForCausalLM.from_pretrained(parts, dtype="auto").state_dict()
+        assert all(torch.equal(weight, saved[name]) for name, weight in policy(parts).items())
+        scorer = AutoModelForSequenceClassification.from_pretrained(
+            parts / "checkpoint-6/value", num_labels=1
+        )
+        assert torch.equal(scorer.score.weight, policy(parts / "checkpoint-6/value")["score.weight"])
+
+
+def kls(one: dict[str, Any]) -> list[float]:
+    """The divergences that evaluations found."""
+    return [entry["eval_kl"] for entry in one["logs"] if "eval_kl" in entry]

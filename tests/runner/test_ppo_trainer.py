@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ftrun.runner.launching.sharding import allow_cpu
 from ftrun.runner.tiny import locate
 
 STOP = 3
@@ -76,6 +77,7 @@ def make_trainer(folder: Path, *, lora: bool = False, reward: Any = share_of_e, 
         "seed": 5,
     } | settings
     args = PPOConfig(**chosen)
+    allow_cpu(args)
     micro = locate_micro()
     set_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(micro)

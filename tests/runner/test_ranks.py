@@ -33,7 +33,8 @@ from ftrun.runner.batch import describe_batch, keep_batch, measure_batch
 from ftrun.runner.checkpoints import list_checkpoints, read_manifest
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.record.drift import find_drift
-from ftrun.runner.record.reproduction import DRIFTED, Wish, reproduce
+from ftrun.runner.record.repetition import DRIFTED, Request
+from ftrun.runner.record.reproduction import reproduce
 from ftrun.runner.record.source import read_state
 from ftrun.runner.tracking.journal import read_journal
 from ftrun.runner.tracking.pending import send_pending
@@ -180,7 +181,7 @@ def test_a_run_of_two_processes_is_repeated_by_one(
 ) -> None:
     _, two, _ = pairs(sft_lora)
     console = make_console()
-    assert reproduce(str(home(two)), Wish(), uri=None, out=console, err=console) == DRIFTED
+    assert reproduce(str(home(two)), Request(), uri=None, out=console, err=console) == DRIFTED
     told = capsys.readouterr().out
     assert "2 processes trained it, and now 1; an update keeps its rows: 4 rows × 2 accumulated" in told
     result = json.loads((two.folder / "runs/healthy-1-reproduced-1/reproduction.json").read_text())

@@ -26,7 +26,8 @@ from ftrun.runner.record.drift import Difference, find_drift
 from ftrun.runner.record.install import find_source, list_commands
 from ftrun.runner.record.ladder import Ladder
 from ftrun.runner.record.machine import write_requirements
-from ftrun.runner.record.reproduction import Wish, reproduce
+from ftrun.runner.record.repetition import Request
+from ftrun.runner.record.reproduction import reproduce
 from ftrun.runner.record.source import read_state
 from ftrun.runner.run import run_recipe
 from ftrun.runner.tracking.journal import Journal
@@ -54,7 +55,7 @@ def train(world: World, **options: Any) -> Path:
 
 def repeat(reference: object, uri: str | None = None, **wish: Any) -> int:
     console = make_console()
-    return reproduce(str(reference), Wish(**wish), uri=uri, out=console, err=console)
+    return reproduce(str(reference), Request(**wish), uri=uri, out=console, err=console)
 
 
 def store(world: World) -> str:

@@ -16,7 +16,7 @@ from ftrun.runner.sharing.collecting import collect
 from ftrun.runner.sharing.shipped import list_shipped
 from ftrun.runner.sharing.stores import FolderStore
 from ftrun.schemas.bundle import MANIFEST, MAX_FILE_BYTES, Bundle, BundleError, read_bundle
-from ftrun.schemas.catalogue import cache_folder
+from ftrun.schemas.bundle_cache import bundles_folder
 from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.layers import read_layers
 from ftrun.schemas.load import load_recipe
@@ -313,7 +313,7 @@ def test_what_a_recipe_would_be_allowed_is_shown_and_refused_without_trust(
     forge(team, {"recipe.yaml": f"{RECIPE}{line}\n", "data/rows.jsonl": ROWS})
     refused = recipes("pull", "polite", "here")
     assert refused.exit_code == 2 and told in written(refused) and "--trust" in written(refused)
-    assert not (team.parent / "here").exists() and not cache_folder().exists(), "nothing was written"
+    assert not (team.parent / "here").exists() and not bundles_folder().exists(), "nothing was written"
     assert told in written(recipes("show", "polite"))
     assert recipes("copy", "polite", "here").exit_code == 2
     trusted = recipes("pull", "polite", "here", "--trust")
@@ -365,7 +365,7 @@ def test_what_is_no_honest_bundle_is_refused_even_when_trusted(
     forge(team, {"recipe.yaml": RECIPE, "data/rows.jsonl": ROWS, **files}, **changes)
     refused = recipes("pull", "polite", "here", "--trust")
     assert refused.exit_code == 2 and reason in written(refused), refused.output
-    assert not (team.parent / "here").exists() and not cache_folder().exists()
+    assert not (team.parent / "here").exists() and not bundles_folder().exists()
 
 
 # --- the lock ----------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ def test_a_lock_is_written_checked_and_never_moved(team: Path) -> None:
     assert recipes("lock", path.parent / "two.yaml", "--check").exit_code == 0, "a pipeline is its stages"
     pushed = recipes("push", path)
     assert pushed.exit_code == 0 and "data/rows.jsonl" in pushed.output, "the base's rows come along"
-    assert str(cache_folder()) not in (team / "mine" / "1" / "recipe.yaml").read_text()
+    assert str(bundles_folder()) not in (team / "mine" / "1" / "recipe.yaml").read_text()
 
     (team / "polite" / "1").rename(team / "polite" / "0")
     forge(team, {"recipe.yaml": RECIPE.replace("7", "8"), "data/rows.jsonl": ROWS})

@@ -28,12 +28,13 @@ from ftrun.runner.story.advice import find_ways_on
 from ftrun.runner.story.causes import find_causes
 from ftrun.runner.story.comparison import compare_things, tell_difference
 from ftrun.runner.story.difference import compare
+from ftrun.runner.story.folder import read_folder
 from ftrun.runner.story.history import History, read_series
 from ftrun.runner.story.listing import list_runs, read_entries
-from ftrun.runner.story.papers import Event
+from ftrun.runner.story.record_files import Event
 from ftrun.runner.story.show import describe_history, tell_history
 from ftrun.runner.story.sides import read_side
-from ftrun.runner.story.source import find_history, read_folder
+from ftrun.runner.story.source import find_history
 from ftrun.runner.story.sparkline import draw_points, take_logs
 from ftrun.runner.story.terminal import Screen
 from ftrun.runner.tracking.journal import Entry
@@ -248,7 +249,7 @@ def test_a_run_is_told_alike_from_mlflow_alone(runs: Path) -> None:
         assert away.run.folder is None and away.run.run_id == here.run.run_id
         assert away.run.state == here.run.state
         assert away.series == here.series and away.data == here.data
-        assert (away.papers.settings, away.papers.events) == (here.papers.settings, here.papers.events)
+        assert (away.files.settings, away.files.events) == (here.files.settings, here.files.events)
         assert [one.name for one in find_causes(away)] == [one.name for one in find_causes(here)]
     with moved(runs / "twice-1"):
         away = find_history("twice", store(runs), "show")
@@ -312,7 +313,7 @@ ERRORS = {
 def test_a_traceback_tells_the_cause(name: str, runs: Path) -> None:
     error = f'Traceback (most recent call last):\n  File "/x/trainer.py", line 3, in step\n    x\n{ERRORS[name]}\n'
     history = read_folder(runs / "broken-1")
-    history = replace(history, papers=replace(history.papers, error=error, preflight={}))
+    history = replace(history, files=replace(history.files, error=error, preflight={}))
     (cause,) = find_causes(history)
     assert cause.name == name and ERRORS[name] in cause.evidence[0]
 
@@ -321,20 +322,20 @@ def test_a_reward_function_that_raised_is_named(runs: Path) -> None:
     error = 'Traceback:\n  File "/home/me/rewards.py", line 12, in score\n    x\nValueError: no service\n'
     history = read_folder(runs / "broken-1")
     settings = {"reward": {"functions": ["rewards.py:score"]}}
-    papers = replace(history.papers, error=error, settings=settings)
-    (cause,) = find_causes(replace(history, papers=papers))
+    files = replace(history.files, error=error, settings=settings)
+    (cause,) = find_causes(replace(history, files=files))
     assert cause.name == "reward_function" and "/home/me/rewards.py:12, in score" in cause.evidence[1]
 
 
-def failed(runs: Path, losses: list[float], norms: list[float], **papers: Any) -> History:
+def failed(runs: Path, losses: list[float], norms: list[float], **files: Any) -> History:
     """A run that failed without an error, with these losses and norms."""
     history = read_folder(runs / "burnt-1")
     entries = tuple(
         Entry(step, step, {"train/loss": loss, "train/grad_norm": norm})
         for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), 1)
     )
-    known = {"events": (), "preflight": {}, "error": "", **papers}
-    return replace(history, papers=replace(history.papers, entries=entries, **known))
+    known = {"events": (), "preflight": {}, "error": "", **files}
+    return replace(history, files=replace(history.files, entries=entries, **known))
 
 
 def test_a_loss_that_rose_with_its_gradients_speaks_against_the_rate_and_one_that_did_not_does_not(

@@ -11,7 +11,8 @@ import yaml
 
 from ftrun.schemas.errors import FtrunError
 from ftrun.schemas.nodes import dotted, plain
-from ftrun.schemas.patching import as_yaml, patch_text
+from ftrun.schemas.notation import as_yaml
+from ftrun.schemas.patching import patch_text
 
 COMMENT = re.compile(r"#\d+")
 

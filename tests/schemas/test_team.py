@@ -22,7 +22,7 @@ from ftrun.schemas.bundle import (
     read_address,
     read_bundle,
 )
-from ftrun.schemas.catalogue import cache_folder, put_in_cache
+from ftrun.schemas.bundle_cache import bundles_folder, put_in_cache
 from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.load import RecipeFile, load_recipe
 from ftrun.schemas.mistake import Mistake
@@ -94,7 +94,7 @@ def test_a_base_lies_under_the_recipe_and_its_rows_in_the_cache(team: Path) -> N
     loaded = load(team.parent, rest="name: mine\ntraining: {seed: 9}\n")
     assert loaded.recipe.training == {"learning_rate": 1e-4, "seed": 9}
     rows = Path(loaded.recipe.data.train[0].path)
-    assert rows.is_relative_to(cache_folder()) and rows.read_text() == ROWS
+    assert rows.is_relative_to(bundles_folder()) and rows.read_text() == ROWS
     # Nobody is to change the file in the cache: it is told by its address.
     assert str(loaded.where("training.learning_rate")).startswith("team:polite@1:")
 
@@ -138,7 +138,7 @@ def test_without_its_catalogue_a_locked_base_comes_from_the_cache(
     for place in ("", "http://127.0.0.1:9", str(team.parent / "nowhere")):
         monkeypatch.setenv("FTRUN_CATALOGUE", place)
         assert load(team.parent).recipe.training["seed"] == 7
-    (cache_folder() / digest / "recipe.yaml").write_text(BASE.replace("7", "8"))
+    (bundles_folder() / digest / "recipe.yaml").write_text(BASE.replace("7", "8"))
     assert "SHA-256 is another" in mistake(team.parent).message
     monkeypatch.setenv("FTRUN_CATALOGUE", str(team))
     assert load(team.parent).recipe.training["seed"] == 7, "a damaged copy is replaced"
@@ -173,7 +173,7 @@ def test_a_base_may_not_ask_for_more_than_its_folder(team: Path, line: str) -> N
     put(team, {**PLAIN, "recipe.yaml": f"{BASE}{line}\n"})
     told = mistake(team.parent)
     assert "pull" in told.fix or "push" in told.fix
-    assert not cache_folder().exists(), "it is judged before it is kept"
+    assert not bundles_folder().exists(), "it is judged before it is kept"
 
 
 def test_a_base_of_another_folder_brings_its_reward(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_hostile_yaml_is_refused_and_never_built(team: Path, text: str) -> None:
 def test_two_that_fill_the_cache_at_once_end_with_the_same(team: Path) -> None:
     bundle = read_bundle(put(team, PLAIN))
     first, second = put_in_cache(bundle), put_in_cache(bundle)
-    assert first == second and [one.name for one in cache_folder().iterdir()] == [first.name]
+    assert first == second and [one.name for one in bundles_folder().iterdir()] == [first.name]
 
 
 def test_addresses_are_written_as_they_are_read() -> None:

@@ -15,7 +15,18 @@ from ftrun.schemas.formats import COLUMNS
 from ftrun.schemas.spelling import nearest
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("question", "query", "instruction", "input", "problem", "request", "user", "human", "source"),
+    "prompt": (
+        "question",
+        "query",
+        "instruction",
+        "input",
+        "problem",
+        "request",
+        "user",
+        "human",
+        "source",
+        "message",
+    ),
     "completion": ("answer", "response", "output", "target", "reply", "solution", "assistant", "generation"),
     "instruction": ("prompt", "question", "query", "task", "request"),
     "output": ("response", "answer", "completion", "target", "reply", "solution"),
@@ -90,14 +101,14 @@ def find_prompt(columns: Sequence[str]) -> str | None:
     return next((name for word in SYNONYMS["prompt"] for name in columns if _form(name) == word), None)
 
 
-def read_first_rows(path: Path) -> list[Mapping[str, Any]]:
+def read_first_rows(path: Path, most: int = FIRST) -> list[Mapping[str, Any]]:
     """The first rows of a file of JSON lines or of CSV; none of another, or of one that cannot be read."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".csv":
-                return list(islice(csv.DictReader(file), FIRST))
+                return list(islice(csv.DictReader(file), most))
             if path.suffix.lower() in (".jsonl", ".ndjson"):
-                rows = [json.loads(line) for line in islice(file, FIRST)]
+                rows = [json.loads(line) for line in islice(file, most)]
                 return [row for row in rows if isinstance(row, dict)]
     except (OSError, ValueError, csv.Error, RecursionError):  # reading the rows tells what is wrong
         pass

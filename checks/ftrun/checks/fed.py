@@ -6,13 +6,15 @@ A row's first token is never counted as trained: no model predicts it, and packi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.rows import IGNORED
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 
@@ -33,14 +35,17 @@ class Fed:
     tokens: int = 0
     """Without padding."""
 
+    mislabelled: int = 0
+    """Trained tokens whose label is another token."""
+
+    strange: int = 0
+    """Rows that the data stage does not have."""
+
+    again: int = 0
+    """Rows that were fed in this epoch already."""
+
     def __add__(self, other: Fed) -> Fed:
-        return Fed(
-            self.rows + other.rows,
-            self.taught + other.taught,
-            self.trained + other.trained,
-            self.ended + other.ended,
-            self.tokens + other.tokens,
-        )
+        return Fed(*map(add, astuple(self), astuple(other)))
 
 
 class Spread:
@@ -50,6 +55,7 @@ class Spread:
         """`counts` has the count of each row, of which there is at least one."""
         import numpy as np
 
+        self.rows = len(counts)
         self._values, times = np.unique(counts, return_counts=True)
         self._rows = np.concatenate(([0], times.cumsum()))
         self._sums = np.concatenate(([0], (times * self._values).cumsum()))
@@ -127,12 +133,36 @@ def _count_rows(
     return lengths, count(trained), count(stopping)
 
 
-def count_batch(batch: Any, stops: Any) -> Any:
-    """The counts of `Fed` in a collated batch, as a tensor of shape (5,) where the batch is; nothing waits for it.
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The rows in a collated batch, each tensor of shape (1, tokens) where it is packed, else (rows, tokens)."""
 
-    `stops` is a tensor of the ids that stop generation. In a batch without labels nothing counts as trained. In a
-    packed one, rows of a single token are not counted: padding looks like them.
-    """
+    ids: torch.Tensor
+    labels: torch.Tensor | None
+    there: torch.Tensor
+    """What is no padding."""
+
+    begins: torch.Tensor
+    """First tokens of rows."""
+
+    trained: torch.Tensor
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """For each token, flat, the number of its row in the batch, from 0."""
+        return (self.begins.flatten().cumsum(0) - 1).clamp(min=0)
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """For each token, flat, its place in its row, from 0; nothing sensible for padding."""
+        there = self.there.flatten().long()
+        before = there.cumsum(0) - there
+        return before - before.where(self.begins.flatten(), 0).cummax(0).values
+
+
+def find_segments(batch: Any) -> Segments:
+    """The rows of a batch. In one without labels nothing counts as trained. In a packed one, rows of a single token are
+    not found: padding looks like them."""
     import torch
 
     ids = batch["input_ids"]
@@ -142,18 +172,34 @@ def count_batch(batch: Any, stops: Any) -> Any:
         begins = (positions == 0) & (following == 1)
         there = begins | (positions > 0)
     else:
-        begins = torch.zeros_like(ids, dtype=torch.bool)
+        there = (
+            batch["attention_mask"] > 0
+            if "attention_mask" in batch
+            else torch.ones_like(ids, dtype=torch.bool)
+        )
+        begins = torch.zeros_like(there)
         begins[:, 0] = True
-        there = batch["attention_mask"] > 0 if "attention_mask" in batch else torch.ones_like(begins)
     trained = torch.zeros_like(begins)
+    first = begins if "position_ids" in batch else there & (there.cumsum(1) == 1)
     if "labels" in batch:
-        trained = (batch["labels"] != IGNORED) & there & ~begins
+        trained = (batch["labels"] != IGNORED) & there & ~first
     elif "completion_mask" in batch:
-        trained = (batch["completion_mask"] > 0) & there & ~begins
+        trained = (batch["completion_mask"] > 0) & there & ~first
+    return Segments(ids, batch.get("labels"), there, begins, trained)
+
+
+def count_batch(segments: Segments, stops: torch.Tensor) -> torch.Tensor:
+    """The counts of `Fed` in a batch, but for the rows that the data stage does not have or that were fed already: a
+    tensor of shape (6,) where the batch is; nothing waits for it. `stops` is a tensor of the ids that stop generation.
+    """
+    import torch
+
+    ids, begins, trained = segments.ids, segments.begins, segments.trained
     ends = trained & ~torch.nn.functional.pad(trained[:, 1:], (0, 1))
     stopping = ends & (ids[..., None] == stops).any(-1)
+    wrong = torch.zeros_like(trained) if segments.labels is None else trained & (segments.labels != ids)
     # A row is taught where a trained token is the first of its row: where as many were trained when the row began.
     before = trained.flatten().cumsum(0) - trained.flatten().long()
     at_begin = torch.where(begins.flatten(), before, 0).cummax(0).values
     taught = trained.flatten() & (before == at_begin)
-    return torch.stack([one.sum() for one in (begins, taught, trained, stopping, there)])
+    return torch.stack([one.sum() for one in (begins, taught, trained, stopping, segments.there, wrong)])

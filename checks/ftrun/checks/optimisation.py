@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ftrun.checks.parameters import plain_name
@@ -51,6 +51,27 @@ class Look:
 
     not_finite: tuple[str, ...]
     """Trained tensors that hold a value that is no number."""
+
+    jumped: Mapping[str, float] = field(default_factory=dict)
+    """Trained tensors of which a value moved farther since the look before than the optimizer can take it, at the
+    recipe's rate: how many times as far, judged by a sample of each."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A number that is no weight, and is not to change."""
+
+    name: str
+    before: float
+    now: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AtSettings(Training):
+    """Behind an update whose settings are not those of the first."""
+
+    step: int
+    changed: Sequence[Changed]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

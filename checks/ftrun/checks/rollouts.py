@@ -154,6 +154,15 @@ class AtRollout(AtPolicy):
     """The share of the run's steps that are made."""
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class AtScores(Training):
+    """Behind the first update of a rollout: it is the reward that is judged, and not the policy."""
+
+    rollouts: Rollouts
+    answers: Sequence[Scored]
+    """Of the last one, in all processes."""
+
+
 def mean(name: str, rollouts: Iterable[Rollout]) -> float:
     """Of a figure over rollouts."""
     return fmean(getattr(one, name) for one in rollouts)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ftrun.checks.course import Course
 from ftrun.checks.rows import Rows, SourceCount, SourceHead, SourceRows
 from ftrun.schemas.load import RecipeFile
 from ftrun.schemas.mistake import Mistake, Where
@@ -110,6 +111,9 @@ class AtRecipe:
     file: RecipeFile
     heads: tuple[SourceHead, ...]
     """A first look at each source of rows."""
+
+    course: Course | None = field(default=None, kw_only=True)
+    """The pipeline that the recipe is a stage of; None where it runs alone, and once the stage's turn has come."""
 
     def where(self, key: str) -> Where:
         """The place of a dotted key in the recipe, or of its nearest parent that is written."""

@@ -39,7 +39,7 @@ class History:
     """The updates since the start or the last rollback. What is asked of it costs the same after ten steps and after a
     million: the last KEPT updates are there, and of those before what is remembered of them."""
 
-    KEPT = 10_000
+    KEPT, FIRST = 10_000, 10
 
     def __init__(self, updates: Iterable[Update] = ()) -> None:
         self._kept: list[Update] = []
@@ -47,12 +47,15 @@ class History:
         self._norms = Norms()
         self._gone = 0
         self._lowest: dict[int, tuple[float, int]] = {}
+        self._first: list[float] = []
         for update in updates:
             self.append(update)
 
     def append(self, update: Update) -> None:
         """Add the update that was made last."""
         self._kept.append(update)
+        if len(self._first) < self.FIRST:
+            self._first.append(update.loss)
         self._usual.append(self._norms.note(update.gradient_norm))
         if len(self._kept) == 2 * self.KEPT:
             del self._kept[: self.KEPT]
@@ -65,6 +68,11 @@ class History:
     def last(self, count: int) -> list[Update]:
         """The last `count` updates, or as many as there are; of more than KEPT at least those."""
         return self._kept[max(0, len(self._kept) - count) :]
+
+    @property
+    def start(self) -> float:
+        """The median loss of the first updates."""
+        return median(self._first)
 
     def usual(self, count: int) -> list[Usual | None]:
         """What the norms of gradients were before each of the last `count` updates."""

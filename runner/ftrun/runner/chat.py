@@ -5,69 +5,22 @@ Answers go to stdout, everything else to stderr, so that `--prompt` and piped pr
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ftrun.runner.interruption import Interruption, watch_signals
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
 from ftrun.runner.printing.text import make_console
 from ftrun.runner.proof import find_end_of_turn
-from ftrun.runner.result import (
-    Result,
-    describe_result,
-    find_result,
-    find_stop_ids,
-    load_result,
-    load_tokenizer,
-)
-from ftrun.schemas.errors import FtrunError, ModelError, first_line
+from ftrun.runner.result import describe_result, find_result
+from ftrun.runner.speakers import Answer, Settings, Speaker, Turn, answer, prepare_speakers, uses_template
+from ftrun.schemas.errors import FtrunError, ModelError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from transformers import PreTrainedTokenizerBase, TextStreamer
-
-Turn = Mapping[str, str]
-Show = Callable[[str], None]
 
 DONE, UNUSABLE, INTERRUPTED = 0, 2, 130
-TUNED, BASE = "tuned", "base"
 HELP = "/reset forgets the conversation · Ctrl-C stops an answer · /exit or Ctrl-D leaves"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How answers are made. A temperature of 0 takes the likeliest token each time; `plain` uses no template."""
-
-    system: str | None = None
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    plain: bool = False
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A model that answers, with its own tokenizer, template and stop ids.
-
-    `scope` is entered around each answer: it turns an adapter off where the base speaks.
-    """
-
-    name: str
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
-    stop_ids: frozenset[int]
-    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a speaker said; `stopped` when Ctrl-C cut it off."""
-
-    text: str
-    stopped: bool = False
 
 
 def chat(
@@ -102,34 +55,10 @@ def chat(
     return converse(speakers, settings, _read_line, make_console(), err)
 
 
-def prepare_speakers(result: Result, *, compare: bool) -> tuple[Speaker, ...]:
-    """The tuned model, and before it its base where both are compared.
-
-    The base of an adapter is the same model with the adapter off. A base has its own tokenizer, template and
-    stop ids, and the tuned model's template where it has none. Raises ModelError.
-    """
-    import torch
-
-    if result.scores:
-        raise ModelError(f"{result.source} is a reward model: it scores texts and writes none")
-    device = "auto" if torch.cuda.is_available() else None
-    tokenizer = load_tokenizer(result)
-    model = load_result(result, device=device)
-    tuned = Speaker(TUNED, model, tokenizer, find_stop_ids(result, tokenizer))
-    if not compare or result.base is None:
-        return (tuned,)
-    own = load_tokenizer(result.base)
-    own.chat_template = own.chat_template or tokenizer.chat_template
-    stop_ids = find_stop_ids(result.base, own)
-    if result.adapter is not None:
-        return Speaker(BASE, model, own, stop_ids, model.disable_adapter), tuned
-    return Speaker(BASE, load_result(result.base, device=device), own, stop_ids), tuned
-
-
 def _complain_early(speakers: Sequence[Speaker], settings: Settings, err: Console) -> None:
     """Raise ModelError for a system turn without a template, and tell of answers that cannot end."""
     for one in speakers:
-        if not _uses_template(one, settings):
+        if not uses_template(one, settings):
             if settings.system is not None:
                 raise ModelError(
                     "there is no chat template to put a system turn into; write it into the prompt instead of --system"
@@ -142,88 +71,6 @@ def _complain_early(speakers: Sequence[Speaker], settings: Settings, err: Consol
                 "generation does not stop there; a folder that `ftrun export` writes does",
                 style="dim",
             )
-
-
-def _uses_template(speaker: Speaker, settings: Settings) -> bool:
-    return speaker.tokenizer.chat_template is not None and not settings.plain
-
-
-def encode(speaker: Speaker, turns: Sequence[Turn], settings: Settings) -> list[int]:
-    """Ids of the conversation up to where the answer begins; of the last turn's text where there is no template.
-
-    Raises ModelError where the template refuses the conversation or it fills the model's context.
-    """
-    if _uses_template(speaker, settings):
-        system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
-        try:
-            text = speaker.tokenizer.apply_chat_template(
-                [*system, *turns], tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # templates are programs of their own, and raise what they like
-            raise ModelError(f"the chat template refuses this conversation: {first_line(error)}") from error
-        ids = speaker.tokenizer(text, add_special_tokens=False)["input_ids"]
-    else:
-        ids = speaker.tokenizer(turns[-1]["content"])["input_ids"]
-    room = _context_length(speaker)
-    if not ids or len(ids) >= room:
-        raise ModelError(
-            f"the conversation has {len(ids):,} tokens, and the model takes from 1 to {room - 1:,} before an answer"
-        )
-    return list(ids)
-
-
-def _context_length(speaker: Speaker) -> int:
-    return int(getattr(speaker.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
-
-
-def answer(speaker: Speaker, turns: Sequence[Turn], settings: Settings, show: Show) -> Answer:
-    """Let a speaker answer; `show` is given the text piece by piece as it is written.
-
-    Sampling draws from the whole distribution at the temperature: the model's own top-k and top-p are not used.
-    Ctrl-C ends the answer at the token under way; a second one, or SIGTERM, raises KeyboardInterrupt.
-    """
-    import torch
-    from transformers import StoppingCriteriaList
-
-    ids = encode(speaker, turns, settings)
-    device = speaker.model.get_input_embeddings().weight.device
-    prompt = torch.tensor([ids], device=device)
-    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if settings.temperature > 0:
-        sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": 1.0, "top_k": 0}
-    pad = speaker.tokenizer.pad_token_id
-    pieces: list[str] = []
-    stop = Interruption()
-    with watch_signals(stop), torch.inference_mode(), speaker.scope():
-        speaker.model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=min(settings.max_new_tokens, _context_length(speaker) - len(ids)),
-            num_beams=1,
-            eos_token_id=sorted(speaker.stop_ids) or None,
-            pad_token_id=min(speaker.stop_ids, default=0) if pad is None else pad,
-            streamer=_make_streamer(speaker.tokenizer, pieces, show),
-            stopping_criteria=StoppingCriteriaList(
-                [lambda ids, scores: torch.tensor([stop.asked], device=device)]
-            ),
-            **sampling,
-        )
-    if stop.signal == signal.SIGTERM:
-        raise KeyboardInterrupt
-    return Answer("".join(pieces), stopped=stop.asked)
-
-
-def _make_streamer(tokenizer: PreTrainedTokenizerBase, pieces: list[str], show: Show) -> TextStreamer:
-    """A streamer that keeps and shows each piece of text once no later token can change it."""
-    from transformers import TextStreamer
-
-    class Pieces(TextStreamer):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            if text:
-                pieces.append(text)
-                show(text)
-
-    return Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def _answer_once(speakers: Sequence[Speaker], prompt: str, settings: Settings) -> int:
@@ -268,7 +115,7 @@ def converse(
     Each speaker remembers its own answers. A turn that cannot be answered is told and forgotten.
     """
     for one in speakers:
-        if not _uses_template(one, settings):
+        if not uses_template(one, settings):
             err.print(f"{one.name}: no chat template, so each turn is continued as plain text", style="dim")
     remembered: dict[str, list[Turn]] = {one.name: [] for one in speakers}
     while True:

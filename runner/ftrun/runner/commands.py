@@ -166,7 +166,15 @@ def doctor(format: ReportFormat = Format.text) -> None:
 
 
 def _reasons(ids: list[str] | None) -> Mapping[str, str]:
-    return dict.fromkeys((id.upper() for id in ids or ()), "by --ignore")
+    """What `--ignore` says, by the ids of checks. An id that no check has would ignore nothing in silence."""
+    given = [id.upper() for id in ids or ()]
+    if given:
+        from ftrun.checks.catalogue import load_checks
+
+        unknown = sorted({*given} - {one.id for one in load_checks()})
+        if unknown:
+            raise typer.BadParameter(f"there is no check {', '.join(unknown)}; `ftrun checks` lists them")
+    return dict.fromkeys(given, "by --ignore")
 
 
 app.add_typer(looking)

@@ -16,8 +16,9 @@ from ftrun.schemas.document import Document
 from ftrun.schemas.errors import FtrunError
 from ftrun.schemas.layers import TEAM
 from ftrun.schemas.load import RecipeFile
+from ftrun.schemas.notation import as_yaml
 from ftrun.schemas.overrides import FILE as COMMAND_LINE
-from ftrun.schemas.patching import as_yaml, patch_text
+from ftrun.schemas.patching import patch_text
 
 LONGEST = 60  # characters of a value on the line that tells of its fix
 

@@ -5,20 +5,32 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from ftrun.checks.columns import find_prompt, guess_columns
 from ftrun.runner.data.files import read_head
+from ftrun.runner.data.readers import READERS, read_file
 from ftrun.runner.printing.text import make_console
 from ftrun.schemas.errors import DataError, FtrunError
-from ftrun.schemas.formats import FORMATS, describe_needs, recognise, rename
+from ftrun.schemas.formats import COLUMNS, FORMATS, describe_needs, recognise, rename
 from ftrun.schemas.load import load_recipe, method_names
 from ftrun.schemas.sections import Source
 
 UNSEEN = {"sft": "prompt_completion", "reward": "preference", "dpo": "preference", "ppo": "prompts"}
 """The format that is assumed of a file whose columns a look does not tell."""
+
+CONVERSATIONS = ("messages", "conversations")
+"""The columns that hold lists of messages."""
+
+EITHER = ("preference", "prompts")
+"""The formats whose columns hold texts or lists of messages."""
+
+FIRST = 20
+"""Rows that are looked into."""
 
 LOSS = {
     "text": "  # every token of a text is trained",
@@ -46,13 +58,13 @@ def write_starter(method: str, data: Path | None, output: Path | None) -> int:
         data = target.with_name(f"{target.stem}.jsonl")
         count = _write_examples(method, data)
         console.print(f"wrote {data}: {count} example rows to replace with your own")
-    text = make_starter(method, data, target)
+    text, unused = make_starter(method, data, target)
     if code is not None:
         code.write_text(_read(f"{method}.py"), encoding="utf-8")
         console.print(f"wrote {code}: what an answer is worth, to replace with your own")
     target.write_text(text, encoding="utf-8")
     load_recipe(target)
-    console.print(f"wrote {target}")
+    console.print(f"wrote {target}" + (f"; columns not used: {', '.join(unused)}" if unused else ""))
     console.print(f"next: ftrun preview {target}, then ftrun {target}")
     return 0
 
@@ -74,19 +86,22 @@ def _read(name: str) -> str:
     return (files("ftrun.runner") / "starters" / name).read_text(encoding="utf-8")
 
 
-def make_starter(method: str, data: Path, target: Path) -> str:
-    """The text of a starter recipe at `target` for the rows in `data`."""
-    head = read_head(Source(path=str(data)), "data.train.0", Path())
+def make_starter(method: str, data: Path, target: Path) -> tuple[str, list[str]]:
+    """The text of a starter recipe at `target` for the rows in `data`, and the columns that it makes no use of."""
+    file = _first_file(data) if data.is_dir() else data
+    head = read_head(Source(path=str(file)), "data.train.0", Path())
     if head.place in ("missing", "hub"):
-        raise FtrunError(f"{data} is not there")
+        raise FtrunError(f"{file} is not there")
     if head.problem is not None:
         raise FtrunError(head.problem)
-    format, columns = _recognise(method, head.columns, data)
+    format, columns = _recognise(method, head.columns, file)
     source = ""
     if columns:
         mapping = ", ".join(f"{ours}: {json.dumps(theirs)}" for ours, theirs in columns.items())
         source = f"      columns: {{{mapping}}}   # the format's names, each with the name in your file\n"
-    return _read(f"{method}.yaml").format(
+    # The functions of a PPO run are given every column.
+    used = set(head.columns or ()) if method == "ppo" else {*chain(*COLUMNS[format]), *columns.values()}
+    text = _read(f"{method}.yaml").format(
         file=target,
         name=_make_name(data.stem, method),
         data=json.dumps(os.path.relpath(data, target.parent).replace(os.sep, "/")),
@@ -94,6 +109,16 @@ def make_starter(method: str, data: Path, target: Path) -> str:
         loss=LOSS.get(format, ""),
         code=target.with_suffix(".py").name,
     )
+    return text, [name for name in head.columns or () if name not in used]
+
+
+def _first_file(folder: Path) -> Path:
+    """The first file of a folder that ftrun reads: the others are like it."""
+    files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in READERS)
+    first = next((file for file in files if file.is_file()), None)
+    if first is None:
+        raise FtrunError(f"{folder} holds no file that ftrun reads: {', '.join(READERS)}")
+    return first
 
 
 def _recognise(method: str, columns: Sequence[str] | None, data: Path) -> tuple[str, dict[str, str]]:
@@ -105,13 +130,29 @@ def _recognise(method: str, columns: Sequence[str] | None, data: Path) -> tuple[
         prompt = find_prompt(columns) if format == "preference" else None
         return format, {"prompt": prompt} if prompt else {}
     except DataError:
-        mapping = guess_columns(columns, FORMATS[method], {})
+        rows = [row for _, row in islice(read_file(data, str(data)), FIRST) if isinstance(row, dict)]
+        fitting = [format for format in FORMATS[method] if _holds(rows, format, columns)]
+        mapping = guess_columns(columns, fitting, {})
     if mapping is None:
         raise FtrunError(
             f"{data} has the columns {', '.join(columns)}, and no format of {method} fits them. Formats "
-            f"need: {describe_needs(method)}; rename columns in the file, or write `columns:` into a recipe by hand"
+            f"need: {describe_needs(method)}; rename columns in the file, or run `ftrun init {method}` without it and "
+            "name its columns under `columns:` there"
         )
     return recognise(rename(dict.fromkeys(columns), mapping), method), mapping
+
+
+def _holds(rows: Sequence[Mapping[str, Any]], format: str, columns: Sequence[str]) -> bool:
+    """Whether the columns that are guessed for a format hold what it needs: conversations or texts."""
+    mapping = guess_columns(columns, [format], {})
+    if mapping is None:
+        return False
+    for name in COLUMNS[format][0]:
+        value = next((row[told] for row in rows if row.get(told := mapping.get(name, name))), None)
+        is_list = isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{"))
+        if value is not None and is_list != (name in CONVERSATIONS) and format not in EITHER:
+            return False
+    return True
 
 
 def _make_name(stem: str, method: str) -> str:

@@ -222,8 +222,8 @@ def chat(
     uri: Store = None,
 ) -> None:
     """Talk to a result in the terminal. Prompts from a pipe are answered line by line, each by itself."""
-    from ftrun.runner.chat import Settings
     from ftrun.runner.chat import chat as talk
+    from ftrun.runner.speakers import Settings
 
     settings = Settings(system, max_new_tokens, temperature, plain)
     raise typer.Exit(talk(result, settings, prompt=prompt, compare=compare, base=base, uri=uri))
@@ -279,8 +279,8 @@ def reproduce(
 ) -> None:
     """Repeat a run from its record and prove it equal bit for bit, or say where and why it first differs."""
     from ftrun.runner.printing.text import make_console
-    from ftrun.runner.record.reproduction import Wish
+    from ftrun.runner.record.repetition import Request
     from ftrun.runner.record.reproduction import reproduce as repeat
 
-    wish = Wish(check, steps, data, anyway, install, format.value)
-    raise typer.Exit(repeat(run, wish, uri=uri, out=make_console(), err=make_console(stderr=True)))
+    request = Request(check, steps, data, anyway, install, format.value)
+    raise typer.Exit(repeat(run, request, uri=uri, out=make_console(), err=make_console(stderr=True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -232,7 +233,8 @@ def make_peft_config(lora: Mapping[str, Any], task: Literal["CAUSAL_LM", "SEQ_CL
     from peft import LoraConfig
 
     try:
-        return LoraConfig(**{**lora, "task_type": task})
+        # A copy: PEFT adds the names of a classifier's head to the list of `modules_to_save`.
+        return LoraConfig(**{**deepcopy(dict(lora)), "task_type": task})
     except (TypeError, ValueError) as error:
         raise ModelError(f"model.lora: {first_line(error)}") from error
 

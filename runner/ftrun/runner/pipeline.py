@@ -27,8 +27,8 @@ from ftrun.runner.ranks import is_main, leave, share, wait
 from ftrun.runner.rehearsal import rehearse
 from ftrun.runner.resumption import find_checkpoint, go_on_with
 from ftrun.runner.reuse import (
-    Result,
-    find_result,
+    StageResult,
+    find_stage_result,
     list_folders,
     make_key,
     read_results,
@@ -60,8 +60,8 @@ from ftrun.schemas.references import with_models
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a pipeline is run."""
+class PipelineRun:
+    """One run of a pipeline: what runs, where it is recorded, and how."""
 
     pipeline: PipelineFile
     uri: str
@@ -110,50 +110,50 @@ def run_pipeline(
         return refuse(path, error)
     meet([stage.file.recipe for stage in pipeline.stages])
     uri = resolve_uri(pipeline.pipeline.tracking.uri, Path(pipeline.pipeline.output))
-    course = Course(pipeline, uri, ignore, resume, fresh, out, err)
-    folder = share(lambda: _find_newest(course)) if resume else None
-    if not _is_ready(course):
+    run = PipelineRun(pipeline, uri, ignore, resume, fresh, out, err)
+    folder = share(lambda: _find_newest(run)) if resume else None
+    if not _is_ready(run):
         wait()
         return NOT_READY
-    code = _run_waiting(course, folder)
+    code = _run_waiting(run, folder)
     leave()
     return code
 
 
-def _run_waiting(course: Course, folder: Path | None) -> int:
+def _run_waiting(run: PipelineRun, folder: Path | None) -> int:
     """Run the stages from the first one on that was not made before, in `folder`, or in a new one."""
-    results: dict[str, Result] = {}
-    waiting = list(course.pipeline.stages)
-    while waiting and _take_over(course, waiting[0], results):
+    results: dict[str, StageResult] = {}
+    waiting = list(run.pipeline.stages)
+    while waiting and _reuse(run, waiting[0], results):
         waiting.pop(0)
     if not waiting and folder is None:
-        course.out.print(f"nothing to train: every stage of {course.name} is unchanged; --fresh repeats them")
+        run.out.print(f"nothing to train: every stage of {run.name} is unchanged; --fresh repeats them")
         return DONE
-    home = share(lambda: folder or make_run_folder(course.output, course.name))
-    return _run_stages(course, waiting, results, home)
+    home = share(lambda: folder or make_run_folder(run.output, run.name))
+    return _run_stages(run, waiting, results, home)
 
 
-def _find_newest(course: Course) -> Path:
-    folders = list_folders(course.output, course.name)
+def _find_newest(run: PipelineRun) -> Path:
+    folders = list_folders(run.output, run.name)
     if not folders:
-        raise RunError(f"there is no run of {course.name} in {course.output.absolute()} to resume")
+        raise RunError(f"there is no run of {run.name} in {run.output.absolute()} to resume")
     return folders[0]
 
 
-def _is_ready(course: Course) -> bool:
+def _is_ready(run: PipelineRun) -> bool:
     """Check all stages as far as that is possible before the first one trains, and tell what was found."""
 
     def announce(stage: str) -> None:
-        course.err.print(f"checking the {stage} …", style="dim")
+        run.err.print(f"checking the {stage} …", style="dim")
         if stage.startswith("data"):
             silence_bars()
 
     with tempfile.TemporaryDirectory(prefix="ftrun-") as scratch:
         ascents = rehearse(
-            course.pipeline,
+            run.pipeline,
             checks=load_checks("data"),
             scratch=Path(scratch),
-            ignore=course.ignore,
+            ignore=run.ignore,
             upto=AtData,
             announce=announce,
         )
@@ -163,54 +163,52 @@ def _is_ready(course: Course) -> bool:
     return all(report.ok for report in reports)
 
 
-def _take_over(course: Course, stage: StageFile, results: dict[str, Result]) -> bool:
-    """Whether the stage was made before from the same; its result is then among `results`."""
-    if course.fresh:
+def _reuse(run: PipelineRun, stage: StageFile, results: dict[str, StageResult]) -> bool:
+    """Whether the stage was made before from the same; its result is then put among `results`."""
+    if run.fresh:
         return False
     result = share(
-        lambda: find_result(course.output, course.name, stage.name, make_key(stage, results, course.uri))
+        lambda: find_stage_result(run.output, run.name, stage.name, make_key(stage, results, run.uri))
     )
     if result is None:
         return False
     results[stage.name] = result
-    course.out.print(f"{stage.name}: unchanged since {result.folder.parent.name}, taken from there")
+    run.out.print(f"{stage.name}: unchanged since {result.folder.parent.name}, taken from there")
     return True
 
 
 def _run_stages(
-    course: Course, waiting: Sequence[StageFile], results: dict[str, Result], folder: Path
+    run: PipelineRun, waiting: Sequence[StageFile], results: dict[str, StageResult], folder: Path
 ) -> int:
     """Run the stages that are waiting, each as a child of one parent run."""
-    parent = start_in_main(lambda: _begin(course, results, folder))
+    parent = start_in_main(lambda: _begin(run, results, folder))
     with parent:
         for stage in waiting:
-            if not _take_over(course, stage, results):
-                code = _run_stage(course, stage, results, folder)
+            if not _reuse(run, stage, results):
+                code = _run_stage(run, stage, results, folder)
                 if code != DONE:
-                    course.out.print(_describe_end(stage, code))
-                    course.out.print(parent.finish("KILLED" if code == INTERRUPTED else "FAILED"))
+                    run.out.print(_describe_end(stage, code))
+                    run.out.print(parent.finish("KILLED" if code == INTERRUPTED else "FAILED"))
                     return code
             parent.set_tags({f"ftrun.stage.{stage.name}": results[stage.name].reference})
             share(lambda: write_results(folder, results))
-        course.out.print(
-            f"{folder.name} is done; the model of its last stage is in {_last(course, results).model}"
-        )
-        course.out.print(parent.finish("FINISHED"))
+        run.out.print(f"{folder.name} is done; the model of its last stage is in {_last(run, results).model}")
+        run.out.print(parent.finish("FINISHED"))
     return DONE
 
 
-def _begin(course: Course, results: Mapping[str, Result], folder: Path) -> TrackedRun:
+def _begin(run: PipelineRun, results: Mapping[str, StageResult], folder: Path) -> TrackedRun:
     """Write and track what describes the pipeline's run."""
     written = folder / "pipeline.yaml"
-    written.write_text(redact_text(course.pipeline.document.text), encoding="utf-8")
-    pipeline = course.pipeline.pipeline
+    written.write_text(redact_text(run.pipeline.document.text), encoding="utf-8")
+    pipeline = run.pipeline.pipeline
     parent = TrackedRun.start(
-        course.uri,
+        run.uri,
         pipeline.tracking.experiment or pipeline.name,
         folder.name,
         folder,
         params=pipeline.model_dump(mode="json", include={"name", "stages"}),
-        tags=_tags(course, folder) | {f"ftrun.stage.{name}": one.reference for name, one in results.items()},
+        tags=_tags(run, folder) | {f"ftrun.stage.{name}": one.reference for name, one in results.items()},
         artifacts=[written],
         sample_seconds=None,
     )
@@ -218,14 +216,14 @@ def _begin(course: Course, results: Mapping[str, Result], folder: Path) -> Track
     return parent
 
 
-def _run_stage(course: Course, stage: StageFile, results: dict[str, Result], folder: Path) -> int:
+def _run_stage(run: PipelineRun, stage: StageFile, results: dict[str, StageResult], folder: Path) -> int:
     """Run one stage; once it is done, its result is among `results`."""
-    names = [one.name for one in course.pipeline.stages]
-    course.err.print(f"stage {stage.name} ({names.index(stage.name) + 1} of {len(names)})", style="bold")
+    names = [one.name for one in run.pipeline.stages]
+    run.err.print(f"stage {stage.name} ({names.index(stage.name) + 1} of {len(names)})", style="bold")
     models = {name: str(result.model) for name, result in results.items()}
     file = replace(stage.file, recipe=with_models(stage.file.recipe, models))
-    key = share(lambda: make_key(stage, results, course.uri))
-    home, checkpoint = share(lambda: _choose_home(course, stage, file, key, folder))
+    key = share(lambda: make_key(stage, results, run.uri))
+    home, checkpoint = share(lambda: _choose_home(run, stage, file, key, folder))
     inputs = {f"ftrun.input.{dotted(keys)}": results[name].reference for keys, name in stage.inputs.items()}
     site = Site(
         home,
@@ -235,36 +233,36 @@ def _run_stage(course: Course, stage: StageFile, results: dict[str, Result], fol
         tags={"ftrun.pipeline": folder.name, "ftrun.stage": stage.name, **inputs},
         written=file,
     )
-    share(lambda: write_results(folder, {**results, stage.name: Result(key, home)}))
+    share(lambda: write_results(folder, {**results, stage.name: StageResult(key, home)}))
     if checkpoint is not None:
-        file = go_on_with(file, checkpoint, course.err)
-    code = run_file(file, site, ignore=course.ignore, out=course.out, err=course.err)
+        file = go_on_with(file, checkpoint, run.err)
+    code = run_file(file, site, ignore=run.ignore, out=run.out, err=run.err)
     gc.collect()  # its model goes before the next is loaded: two may not fit
     if code == DONE:
         results[stage.name] = share(lambda: _read_result(home, key, f"{folder.name}-{stage.name}"))
     return code
 
 
-def _read_result(home: Path, key: str, name: str) -> Result:
+def _read_result(home: Path, key: str, name: str) -> StageResult:
     """What a finished stage made."""
     ledger = read_ledger(home)
     run_id = "" if ledger is None else read_delivered(home, ledger).run_id
-    return Result(key, home, digest_model(home / "model"), name, run_id)
+    return StageResult(key, home, digest_model(home / "model"), name, run_id)
 
 
 def _choose_home(
-    course: Course, stage: StageFile, file: RecipeFile, key: str, folder: Path
+    run: PipelineRun, stage: StageFile, file: RecipeFile, key: str, folder: Path
 ) -> tuple[Path, Path | None]:
     """The run folder of a stage and the checkpoint to go on from: where it was interrupted, if it can go on
     there, else a new folder."""
-    begun = read_results(folder).get(stage.name) if course.resume else None
+    begun = read_results(folder).get(stage.name) if run.resume else None
     if begun is not None and begun.key == key and list_checkpoints(begun.folder):
-        return begun.folder, find_checkpoint(begun.folder, file, course.err)
+        return begun.folder, find_checkpoint(begun.folder, file, run.err)
     if begun is not None and begun.folder.exists():
         reason = (
             "it left no checkpoint" if begun.key == key else "its recipe, data, models or packages changed"
         )
-        course.out.print(f"{stage.name}: starts anew, since {reason}")
+        run.out.print(f"{stage.name}: starts anew, since {reason}")
     number = 1
     while (free := folder / (stage.name if number == 1 else f"{stage.name}-{number}")).exists():
         number += 1
@@ -277,15 +275,15 @@ def _describe_end(stage: StageFile, code: int) -> str:
     return f"the pipeline stopped before the stage {stage.name}; the stages before it are done and are kept"
 
 
-def _last(course: Course, results: Mapping[str, Result]) -> Result:
-    return results[course.pipeline.stages[-1].name]
+def _last(run: PipelineRun, results: Mapping[str, StageResult]) -> StageResult:
+    return results[run.pipeline.stages[-1].name]
 
 
-def _tags(course: Course, folder: Path) -> dict[str, str]:
+def _tags(run: PipelineRun, folder: Path) -> dict[str, str]:
     return {
-        **course.pipeline.pipeline.tracking.tags,
+        **run.pipeline.pipeline.tracking.tags,
         "ftrun.version": metadata.version("ftrun"),
         "ftrun.kind": "pipeline",
         "ftrun.folder": str(folder),
-        **describe_git(course.pipeline.path.parent),
+        **describe_git(run.pipeline.path.parent),
     }

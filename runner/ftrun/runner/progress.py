@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ftrun.runner.printing.text import format_clock
+
 if TYPE_CHECKING:
     from rich.console import Console
     from transformers import TrainerCallback, TrainerState
@@ -50,9 +52,7 @@ class Pace:
 
     def left(self, step: int, steps: int, now: float) -> str:
         """Time until the last step, minutes and seconds, by the steps that this process has made."""
-        seconds = round((now - self.began) / max(step - self.first, 1) * (steps - step))
-        hours, minutes = divmod(seconds // 60, 60)
-        return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+        return format_clock((now - self.began) / max(step - self.first, 1) * (steps - step))
 
 
 def make_callback(console: Console, count_events: Callable[[], int]) -> TrainerCallback:

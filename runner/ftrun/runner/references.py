@@ -47,16 +47,11 @@ def locate(reference: str, uri: str | None) -> str:
 
 def _look_up(name: str, uri: str | None) -> Path:
     """The model folder of a run. A SQLite store that is absent is not made."""
-    from ftrun.runner.tracking.lookup import find_model
-    from ftrun.runner.tracking.store import resolve_uri, sqlite_path
+    from ftrun.runner.tracking.lookup import find_model, require_store
+    from ftrun.runner.tracking.store import resolve_uri
 
     place = resolve_uri(uri, OUTPUT)
-    database = sqlite_path(place)
-    if database is not None and not database.is_file():
-        raise TrackingError(
-            f"run {name} cannot be looked up, since there is no store at {database}; "
-            "name the run's folder, or its store with --uri"
-        )
+    require_store(name, place)
     return find_model(name, place)
 
 

@@ -13,8 +13,10 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ftrun.checks.check import Check
+from ftrun.checks.course import Course
 from ftrun.checks.engine import skipped
 from ftrun.checks.stages import STAGES, AtData, AtEnvironment, AtRecipe
 from ftrun.runner.preflight import Ascent, ascend_file
@@ -50,6 +52,7 @@ def rehearse(
             ignore=ignore,
             upto=last,
             needed=last if scratch is not None else AtRecipe,
+            after=partial(_on_course, Course(pipeline, stage.name)),
             announce=partial(_announce, announce, stage),
         )
         if scratch is not None and isinstance(ascent.at, AtData):
@@ -57,6 +60,11 @@ def rehearse(
         yield _named(ascent, pipeline, stage, checks, missing if last is not upto else [])
         del ascent
         gc.collect()  # the model goes before the next is loaded: two may not fit
+
+
+def _on_course(course: Course, at: Any) -> Any:
+    """The recipe's stage of a climb, with the pipeline; later ones have it from there."""
+    return replace(at, course=course) if type(at) is AtRecipe else at
 
 
 def _announce(announce: Callable[[str], None], stage: StageFile, name: str) -> None:

@@ -23,6 +23,8 @@ from ftrun.schemas.resolve import digest, resolve
 from ftrun.schemas.sections import Preflight, Tracking
 
 STATE_FILE = "pipeline.json"
+"""The file of a pipeline's folder that holds its stages."""
+
 PACKAGES = ("ftrun", "torch", "transformers", "trl", "peft")
 # Sections that no result depends on, or that name no file.
 NO_FILES = frozenset({"name", "method", "training", "preflight", "tracking", "output"})
@@ -31,7 +33,7 @@ NO_PATHS = frozenset({"split", "format", "columns", "name", "revision", "dtype",
 
 
 @dataclass(frozen=True)
-class Result:
+class StageResult:
     """A stage that was begun, and what it made."""
 
     key: str
@@ -60,7 +62,7 @@ class Result:
         return " ".join(one for one in (self.run, self.run_id, self.digest) if one)
 
 
-def make_key(stage: StageFile, results: Mapping[str, Result], uri: str) -> str:
+def make_key(stage: StageFile, results: Mapping[str, StageResult], uri: str) -> str:
     """SHA-256 of what a stage is made from: its resolved recipe without what no weight depends on, the files
     that it names, the models of earlier stages that it takes, the number of processes, by which the rows of an update
     grow, and the versions of the packages that train.
@@ -93,6 +95,7 @@ def _digest_inputs(file: RecipeFile, uri: str) -> Iterator[tuple[str, str]]:
 
 
 def _texts(keys: Keys, value: Any) -> Iterator[tuple[Keys, str]]:
+    """Every text of a recipe that may name a file, with its path."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in (NO_PATHS if keys else NO_FILES):
@@ -105,6 +108,7 @@ def _texts(keys: Keys, value: Any) -> Iterator[tuple[Keys, str]]:
 
 
 def _existing(name: str, folder: Path) -> Path | None:
+    """The file or folder that a text names, None where there is none."""
     try:
         path = folder / Path(name).expanduser()
         return path if path.is_file() or path.is_dir() else None
@@ -112,7 +116,7 @@ def _existing(name: str, folder: Path) -> Path | None:
         return None
 
 
-def find_result(output: Path, pipeline: str, stage: str, key: str) -> Result | None:
+def find_stage_result(output: Path, pipeline: str, stage: str, key: str) -> StageResult | None:
     """The newest finished run of a stage that was made from the same and still is what it was."""
     for folder in list_folders(output, pipeline):
         result = read_results(folder).get(stage)
@@ -133,19 +137,19 @@ def list_folders(output: Path, pipeline: str) -> list[Path]:
     return sorted(folders, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True)
 
 
-def read_results(folder: Path) -> dict[str, Result]:
+def read_results(folder: Path) -> dict[str, StageResult]:
     """The stages of a pipeline's folder, begun or finished; none where its state is not readable."""
     try:
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return {
-            name: Result(**{**one, "folder": Path(os.path.normpath(folder.absolute() / one["folder"]))})
+            name: StageResult(**{**one, "folder": Path(os.path.normpath(folder.absolute() / one["folder"]))})
             for name, one in content["stages"].items()
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def write_results(folder: Path, results: Mapping[str, Result]) -> None:
+def write_results(folder: Path, results: Mapping[str, StageResult]) -> None:
     """Write the state beside its place and move it there: a reader never sees half of it. Folders are kept
     relative to the pipeline's, so that the output folder can move."""
     stages = {

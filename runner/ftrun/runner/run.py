@@ -25,6 +25,7 @@ from ftrun.runner.guarding.events import Events
 from ftrun.runner.guarding.recovery import Recovery
 from ftrun.runner.interruption import Interruption, watch_signals
 from ftrun.runner.launching.sharding import is_divided
+from ftrun.runner.launching.starting import require_started
 from ftrun.runner.libraries import require_training, settle_libraries, silence_bars
 from ftrun.runner.preflight import ascend_file, report_mistakes
 from ftrun.runner.printing.text import print_report
@@ -113,8 +114,11 @@ def refuse(path: Path, error: RecipeError) -> int:
 
 
 def meet(recipes: Sequence[BaseRecipe]) -> None:
-    """Join the other processes of a run of these recipes."""
+    """Join the other processes of a run of these recipes. Raises RunError where they ask for some and none was started:
+    `ftrun` starts them, and who calls Python has to."""
     if count_ranks() == 1:
+        for recipe in recipes:
+            require_started(recipe.launch)
         return
     import torch
 

@@ -6,11 +6,9 @@ is asked by the runner alone. What was fetched lies in the cache under its diges
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from ftrun.schemas.bundle import (
@@ -28,12 +26,12 @@ from ftrun.schemas.bundle import (
     read_plain,
     shown,
 )
+from ftrun.schemas.bundle_cache import list_cached, list_folders, put_in_cache
+from ftrun.schemas.lock_file import LOCK_FILE, read_lock
 from ftrun.schemas.powers import powers_of
 
 VARIABLE = "FTRUN_CATALOGUE"
-LOCK_FILE = "recipes.lock"
 _SERVER = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+:|databricks$")  # one letter and a colon is a drive of Windows
-_SHA256 = re.compile("sha256:([0-9a-f]{64})")
 
 
 def configured(place: str | None = None) -> str | None:
@@ -89,7 +87,7 @@ def _find(address: Address, locked: str) -> Path:
         _refuse_powers(address, bundle)
         return put_in_cache(bundle)
     wanted = locked or address.digest
-    folders = list(_cached(wanted)) if wanted else []
+    folders = list(list_cached(wanted)) if wanted else []
     if len(folders) > 1:
         raise BundleError(f"Several recipes begin with sha256:{wanted}.", "Write more of the digest.")
     if folders:
@@ -121,17 +119,14 @@ def _nearest(catalogue: Path, address: Address) -> list[str]:
     return [f"{PREFIX}{address.name}@{version}" for version in list_versions(catalogue, address.name)][-5:]
 
 
-# --- a folder ----------------------------------------------------------------------------------------
-
-
 def list_names(catalogue: Path) -> list[str]:
     """The names of the recipes of a folder."""
-    return sorted(one.name for one in _folders(catalogue) if list_versions(catalogue, one.name))
+    return sorted(one.name for one in list_folders(catalogue) if list_versions(catalogue, one.name))
 
 
 def list_versions(catalogue: Path, name: str) -> list[int]:
     """The versions of a recipe in a folder, in order; none where there is no such recipe."""
-    names = (one.name for one in _folders(catalogue / name))
+    names = (one.name for one in list_folders(catalogue / name))
     return sorted(int(one) for one in names if re.fullmatch("[1-9][0-9]{0,8}", one))
 
 
@@ -185,93 +180,3 @@ def expect(manifest: Manifest, name: str, version: int, place: str) -> None:
         raise BundleError(
             f"{message} {manifest.address}.", "Ask whoever keeps the catalogue; nothing of it was used."
         )
-
-
-def _folders(place: Path) -> Iterator[Path]:
-    try:
-        with os.scandir(place) as entries:
-            found = [Path(one.path) for one in entries if one.is_dir(follow_symlinks=False)]
-    except OSError:  # not there, or not for us
-        return
-    yield from (one for one in found if not one.name.startswith("."))
-
-
-# --- the cache ---------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where bundles are kept by digest: `ftrun/recipes` under `$XDG_CACHE_HOME`, `~/.cache` when that is unset or
-    relative."""
-    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (chosen if chosen.is_absolute() else Path.home() / ".cache") / "ftrun" / "recipes"
-
-
-def put_in_cache(bundle: Bundle) -> Path:
-    """The bundle's folder in the cache, written unless it is there and whole. Raises BundleError where it cannot be."""
-    target = cache_folder() / bundle.manifest.digest
-    if _holds(target, bundle):
-        return target
-    try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as scratch:
-            if target.exists():  # a cleaner of old files took some of it
-                target.rename(Path(scratch) / "damaged")
-            write_files(bundle, Path(scratch) / "bundle")
-            try:
-                (Path(scratch) / "bundle").rename(target)
-            except OSError:
-                if not _holds(target, bundle):  # otherwise another process was faster, with the same bytes
-                    raise
-    except OSError as error:
-        message = f"The recipe cannot be kept at {target}: {error.strerror or error}."
-        raise BundleError(message, "Set XDG_CACHE_HOME to a folder that can be written.") from None
-    return target
-
-
-def write_files(bundle: Bundle, folder: Path) -> None:
-    """Write a bundle and its manifest into a folder, which must not be there yet."""
-    folder.mkdir()
-    for name, content in {**bundle.files, MANIFEST: bundle.content}.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(content)
-
-
-def _holds(folder: Path, bundle: Bundle) -> bool:
-    """Whether a folder holds the files of a bundle, be it as another version with the same content."""
-    try:
-        return read_bundle(folder).manifest.digest == bundle.manifest.digest
-    except BundleError:
-        return False
-
-
-def _cached(digest: str) -> Iterator[Path]:
-    yield from (one for one in _folders(cache_folder()) if one.name.startswith(digest))
-
-
-# --- the lock ----------------------------------------------------------------------------------------
-
-
-def read_lock(path: Path) -> Mapping[str, str]:
-    """The digests of a `recipes.lock` by address; none where there is no such file. Raises BundleError where it
-    cannot be read."""
-    fix = f"Write it anew: remove {path}, and run `ftrun recipes lock RECIPE`."
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        recipes = content["recipes"]
-        if content["schema"] != 1:
-            raise ValueError(f"it is of schema {content['schema']}")
-        return {str(address): _SHA256.fullmatch(digest)[1] for address, digest in recipes.items()}  # type: ignore[index]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read: {error}.", fix) from None
-
-
-def write_lock(path: Path, locked: Mapping[str, str]) -> None:
-    """Write a `recipes.lock`, whole or not at all."""
-    recipes = {address: f"sha256:{digest}" for address, digest in sorted(locked.items())}
-    scratch = path.with_name(f".{path.name}-{os.getpid()}")
-    scratch.write_text(json.dumps({"schema": 1, "recipes": recipes}, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(path)

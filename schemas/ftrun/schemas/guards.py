@@ -6,6 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ftrun.schemas.policy_guards import (
+    AnswersRepeat,
+    EntropyCollapses,
+    FarFromReference,
+    LengthRunsAway,
+    RewardModelsDisagree,
+    RewardsAllAlike,
+    RewardWithoutGain,
+    ScoresOutOfScale,
+)
 from ftrun.schemas.section import Section
 
 
@@ -27,6 +37,10 @@ class LossRunsAway(Section):
 
     rise: float = Field(default=1.5, gt=0.0)
     """And how far above its best, in nats."""
+
+    given_back: float = Field(default=0.5, gt=0.0)
+    """Or from one step to the next: what share of the fall since the start is lost again, where the last five losses
+    are above all of up to a hundred before them. Not judged where rows are not drawn at random."""
 
     window: int = Field(default=10, ge=3)
     """Steps over which medians are taken."""
@@ -65,10 +79,24 @@ class WeightsNotFinite(Section):
     """What happens then."""
 
 
+class WeightsJump(Section):
+    """Weights that change by more than the optimizer can change them."""
+
+    action: Literal["warn", "stop", "rollback", False] = "rollback"
+    """What happens then."""
+
+
 class FrozenWeightsMove(Section):
     """Weights that change although they are not trained: the base under adapters, the reference, a reward model."""
 
     action: Literal["warn", "stop", "rollback", False] = "stop"
+    """What happens then."""
+
+
+class SettingsChange(Section):
+    """Numbers that the run is made with, and that change while it trains: dropout, scales of adapters, DPO's beta."""
+
+    action: Literal["warn", "stop", "rollback", False] = "rollback"
     """What happens then."""
 
 
@@ -101,8 +129,8 @@ class LossDoesNotFall(Section):
 class GradientNormSpikes(Section):
     """Gradients that are far larger than usual, where the run suffers from it."""
 
-    action: Literal["warn", "stop", "rollback", False] = "warn"
-    """What happens then."""
+    action: Literal["warn", "stop", "rollback", False] = "rollback"
+    """What happens at one spike that does damage. Spikes that come again and again are told, whatever the action."""
 
     factor: float = Field(default=10.0, gt=1.0)
     """How many times the usual norm a spike is at least."""
@@ -140,6 +168,26 @@ class BatchesUnlikeData(Section):
     than any such rows have together. A row that trains nothing, where all rows do, is told at once."""
 
 
+class SourcesDrift(Section):
+    """Sources that are fed in other shares than the recipe asks for, over a stretch of the run."""
+
+    action: Literal["warn", "stop", False] = "warn"
+    """What happens then."""
+
+    chance: float = Field(default=1e-6, gt=0.0, lt=1.0)
+    """Of a false alarm in the whole run, where rows are drawn at random."""
+
+
+class SourceLeftBehind(Section):
+    """A source whose loss rises while that of the others does not, told apart over 100 updates."""
+
+    action: Literal["warn", "stop", "rollback", False] = "warn"
+    """What happens then."""
+
+    rise: float = Field(default=0.3, gt=0.0)
+    """How far its loss is above its best, in nats."""
+
+
 class RunStalls(Section):
     """No sign of life for a long time."""
 
@@ -150,88 +198,6 @@ class RunStalls(Section):
     minutes: float = Field(default=10.0, gt=0.0)
     """How long a step may take, where none has taken longer than a fifth of it. The first step, an evaluation and a
     checkpoint may take six times as long."""
-
-
-class FarFromReference(Section):
-    """A policy that has gone far from its reference, by KL(policy ‖ reference) of an answer: in DPO at each
-    evaluation, in PPO in three rollouts in a row."""
-
-    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "raise_kl"
-    """What happens at the limit. `raise_kl` raises PPO's coefficient in flight, and goes back with a higher one where
-    that has not helped within ten rollouts; in DPO it is `rollback`, which goes back with a higher beta."""
-
-    warn_at: float = Field(default=25.0, gt=0.0)
-    """Nats of an answer at which it is told once, whatever the action; over 100 tokens in proportion."""
-
-    limit: float = Field(default=100.0, gt=0.0)
-    """Nats of an answer that are too many; over 100 tokens in proportion."""
-
-    target_factor: float = Field(default=4.0, gt=1.0)
-    """With `training.kl_target`: how many times the target is too many; half of that is told."""
-
-
-class RewardsAllAlike(Section):
-    """Rewards that do not tell answers apart (PPO)."""
-
-    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
-    """What happens then."""
-
-    deviation: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """The part of their first deviation under which scores are all alike, where the score is not above its start."""
-
-
-class AnswersRepeat(Section):
-    """Answers that repeat themselves while the score is above that of the start (PPO)."""
-
-    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
-    """What happens then."""
-
-    unique_words: float = Field(default=0.5, gt=0.0, le=1.0)
-    """The share of different words, in stretches of 50, under which an answer repeats itself."""
-
-
-class LengthRunsAway(Section):
-    """Answers that grow until they are cut off (PPO)."""
-
-    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
-    """What happens then."""
-
-    ended: float = Field(default=0.5, gt=0.0, lt=1.0)
-    """The part of the share that came to an end at the start under which too few do."""
-
-
-class EntropyCollapses(Section):
-    """A policy that has stopped trying anything while something is left to gain (PPO)."""
-
-    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
-    """What happens then."""
-
-    entropy: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """The part of the entropy at the start that is too little."""
-
-
-class RewardModelsDisagree(Section):
-    """Reward models of an ensemble that disagree more and more (PPO)."""
-
-    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
-    """What happens then."""
-
-    factor: float = Field(default=2.0, gt=1.0)
-    """How many times as much as at the start is too much."""
-
-
-class RewardWithoutGain(Section):
-    """A score that rises where it trains and falls on held-out prompts, or a distance that buys no score (PPO)."""
-
-    action: Literal["warn", "stop", "raise_kl", "rollback", False] = "warn"
-    """What happens then."""
-
-    evaluations: int = Field(default=2, ge=1)
-    """How many evaluations in a row have to fall."""
-
-    kl: float = Field(default=10.0, gt=0.0)
-    """Nats of an answer, beyond lost entropy, that a score which was there before may cost; for answers of over 100
-    tokens in proportion."""
 
 
 class Guards(Section):
@@ -269,11 +235,23 @@ class Guards(Section):
     weights_not_finite: WeightsNotFinite = Field(default_factory=WeightsNotFinite)
     """GUARD020."""
 
+    weights_jump: WeightsJump = Field(default_factory=WeightsJump)
+    """GUARD023."""
+
+    settings_change: SettingsChange = Field(default_factory=SettingsChange)
+    """GUARD024."""
+
     knowledge_forgotten: KnowledgeForgotten = Field(default_factory=KnowledgeForgotten)
     """GUARD004."""
 
     batches_unlike_data: BatchesUnlikeData = Field(default_factory=BatchesUnlikeData)
     """GUARD006."""
+
+    sources_drift: SourcesDrift = Field(default_factory=SourcesDrift)
+    """GUARD021."""
+
+    source_left_behind: SourceLeftBehind = Field(default_factory=SourceLeftBehind)
+    """GUARD022."""
 
     run_stalls: RunStalls = Field(default_factory=RunStalls)
     """GUARD010."""
@@ -283,6 +261,9 @@ class Guards(Section):
 
     rewards_all_alike: RewardsAllAlike = Field(default_factory=RewardsAllAlike)
     """GUARD007."""
+
+    scores_out_of_scale: ScoresOutOfScale = Field(default_factory=ScoresOutOfScale)
+    """GUARD025."""
 
     answers_repeat: AnswersRepeat = Field(default_factory=AnswersRepeat)
     """GUARD011."""

@@ -7,11 +7,9 @@ the new text says is read back and compared, so a splice that goes wrong is refu
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from yaml import (
@@ -22,18 +20,15 @@ from yaml import (
     SafeLoader,
     ScalarNode,
     SequenceNode,
-    YAMLError,
     compose,
-    safe_load,
 )
 
 from ftrun.schemas.errors import FtrunError, RecipeError
 from ftrun.schemas.nodes import plain
+from ftrun.schemas.notation import BREAK, as_yaml, key_as_yaml
 
-SMALL = 1e-3  # floats below are written with an exponent
 STEP = 2  # columns by which a section is indented where the file shows no other
 
-_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _BLANK_LINE = re.compile(r"(?:\r\n|\n)[ \t]*(?:\r\n|\n)")
 _COLON = re.compile(r"[ \t]*:")
 
@@ -51,58 +46,6 @@ def patch_text(text: str, changes: Sequence[tuple[str, Any]]) -> str:
     for key, value in changes:
         text = _patched(text, key, value)
     return text
-
-
-def as_yaml(value: Any, *, in_flow: bool = False) -> str:
-    """A value on one line, in the style of recipes: `2.0e-5`, `{prompt: question}`, quotes where they are
-    needed. `in_flow`: inside `{…}` or `[…]`, where more texts need them. Raises TypeError for what no recipe
-    holds."""
-    if isinstance(value, Mapping):
-        pairs = (f"{_name(key, in_flow=True)}: {as_yaml(item, in_flow=True)}" for key, item in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(as_yaml(item, in_flow=True) for item in value)}]"
-    if isinstance(value, str):
-        return _text(value, in_flow)
-    if value is None or isinstance(value, bool | int):
-        return json.dumps(value)
-    if isinstance(value, float):
-        return _float(value)
-    raise TypeError(f"a recipe holds no {type(value).__name__}")
-
-
-def _float(value: float) -> str:
-    if not math.isfinite(value):
-        return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
-    shortest = repr(float(value))
-    if "e" not in shortest and (value == 0 or abs(value) >= SMALL):
-        return shortest
-    mantissa, _, exponent = f"{Decimal(shortest):E}".partition("E")
-    # YAML 1.1 knows no number without a dot or without the sign of its exponent.
-    return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}e{int(exponent):+d}"
-
-
-def _text(text: str, in_flow: bool) -> str:
-    probe = f"{{x: {text}}}" if in_flow else f"x: {text}"
-    return text if _reads_as(probe, {"x": text}) else _quoted(text)
-
-
-def _name(key: str, *, in_flow: bool) -> str:
-    probe = f"{{{key}: x}}" if in_flow else f"{key}: x"
-    return key if _reads_as(probe, {key: "x"}) else _quoted(key)
-
-
-def _reads_as(probe: str, value: Any) -> bool:
-    """Whether recipes and YAML 1.1, which knows dates and takes `on` for true, read the same."""
-    try:
-        return bool(plain(probe, "").value == value == safe_load(probe)) and not _BREAK.search(probe)
-    except (RecipeError, YAMLError, ValueError):  # ValueError: a date with a month 13
-        return False
-
-
-def _quoted(text: str) -> str:
-    shown = json.dumps(text, ensure_ascii=False)
-    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in shown)
 
 
 @dataclass(frozen=True)
@@ -237,7 +180,7 @@ def _with_section(text: str, root: MappingNode, missing: tuple[str, ...], value:
     margin = " " * root.value[0][0].start_mark.column
     lines = [margin + _entry(missing, value)]
     if len(missing) > 1:
-        lines = [f"{margin}{_name(missing[0], in_flow=False)}:"]
+        lines = [f"{margin}{key_as_yaml(missing[0], in_flow=False)}:"]
         lines.append(f"{margin}{' ' * _step(root)}{_entry(missing[1:], value)}")
         if _BLANK_LINE.search(text) and not text.endswith(newline * 2):
             lines.insert(0, "")
@@ -254,7 +197,7 @@ def _with_line(text: str, index: int, column: int, entry: str) -> str:
 
 def _entry(missing: tuple[str, ...], value: Any, *, in_flow: bool = False) -> str:
     value = _nested(missing[1:], value)
-    return f"{_name(missing[0], in_flow=in_flow)}: {as_yaml(value, in_flow=in_flow)}"
+    return f"{key_as_yaml(missing[0], in_flow=in_flow)}: {as_yaml(value, in_flow=in_flow)}"
 
 
 def _nested(names: tuple[str, ...], value: Any) -> Any:
@@ -298,10 +241,10 @@ def _step(root: Node) -> int:
 
 
 def _line_end(text: str, index: int) -> int:
-    found = _BREAK.search(text, index)
+    found = BREAK.search(text, index)
     return found.start() if found else len(text)
 
 
 def _newline(text: str) -> str:
-    found = _BREAK.search(text)
+    found = BREAK.search(text)
     return found.group() if found else "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from ftrun.schemas.launch import Launch
 from ftrun.schemas.layers import TEAM, Layer, place, resolved
 from ftrun.schemas.load import Draft, RecipeFile, both_kinds, in_order, read_draft
 from ftrun.schemas.mistake import Mistake, Where
-from ftrun.schemas.nodes import Keys, dotted
+from ftrun.schemas.nodes import Keys
 from ftrun.schemas.overrides import FILE as COMMAND_LINE
 from ftrun.schemas.overrides import overridden, set_over
 from ftrun.schemas.references import stages_named
@@ -24,6 +24,7 @@ from ftrun.schemas.section import Section
 from ftrun.schemas.sections import NAME, BaseRecipe, Tracking
 from ftrun.schemas.shapes import homes_of
 from ftrun.schemas.spelling import nearest
+from ftrun.schemas.stage_mistakes import find_unequal_counts, find_unknown_stages, tell_of_stage
 
 StageName = Annotated[str, Field(pattern=NAME)]
 
@@ -116,9 +117,9 @@ def load_pipeline(path: str | Path, sets: Sequence[str] = ()) -> PipelineFile:
         mistakes += found
     for name, draft in drafts.items():
         mistakes += draft.mistakes if draft else ()
-        mistakes += _unknown_stages(name, draft, names) if draft else ()
+        mistakes += find_unknown_stages(name, draft, names) if draft else ()
     if pipeline is not None and pipeline.launch is None:
-        mistakes += _counted_otherwise(drafts)
+        mistakes += find_unequal_counts(drafts)
     if mistakes or pipeline is None:
         files = [str(path), *(str(one.path) for draft in drafts.values() if draft for one in draft.documents)]
         raise RecipeError(in_order(mistakes, list(dict.fromkeys(files))))
@@ -223,7 +224,7 @@ def _read_stage(
     try:
         return read_draft(file, lay_over, recipe if recipe.startswith(TEAM) else None), []
     except RecipeError as error:
-        return None, [_told_at(one, at, name, file) for one in error.mistakes]
+        return None, [tell_of_stage(one, at, name, file) for one in error.mistakes]
 
 
 def _find_recipe(name: str, recipe: str, path: Path, at: Where) -> Path | Mistake:
@@ -247,66 +248,3 @@ def _find_recipe(name: str, recipe: str, path: Path, at: Where) -> Path | Mistak
         message = f"The stage `{name}` names the pipeline itself."
         return Mistake("stage_broken", message, at, "Name the recipe that the stage runs.")
     return file
-
-
-def _told_at(mistake: Mistake, at: Where, name: str, file: Path) -> Mistake:
-    """A recipe that is not there or is none is told at the line that names it, one with a mistake in its own
-    text at its own."""
-    if mistake.kind == "stage_broken":
-        fix = "Name the recipes of its stages here, each as a stage of this pipeline."
-        message = f"The stage `{name}` names another pipeline, `{file}`; a stage is one recipe."
-        return Mistake("stage_broken", message, at, fix)
-    if mistake.kind == "recipe_unreadable" and mistake.where.line is None:
-        message = f"The recipe of the stage `{name}` cannot be used, `{file}`. {mistake.message}"
-        return replace(mistake, kind="stage_broken", message=message, where=at)
-    return mistake
-
-
-def _unknown_stages(name: str, draft: Draft, names: Sequence[str]) -> Iterator[Mistake]:
-    """A mistake for each `stage:NAME` of a stage that names no earlier one."""
-    earlier = list(names[: names.index(name)])
-    for keys, wanted in stages_named(draft.layer.tree):
-        if wanted in earlier:
-            continue
-        near = nearest(wanted, earlier)
-        if wanted == name:
-            reason = "which is this stage itself"
-        elif wanted in names:
-            reason, near = "which comes later", None
-        else:
-            reason = "and there is no stage of that name"
-        if near:
-            fix = f"Did you mean `stage:{near}`?"
-        elif wanted in names and wanted != name:
-            fix = f"Move `{wanted}` before `{name}`" + (
-                f", or name one of {_shown(earlier)}." if earlier else "."
-            )
-        elif earlier:
-            fix = f"Name an earlier stage: {_shown(earlier)}."
-        else:
-            fix = "The first stage has none before it: name a model (`tiny`, a folder, a hub id, `run:NAME`)."
-        message = f"`{dotted(keys)}` of the stage `{name}` is `stage:{wanted}`, {reason}."
-        yield Mistake("stage_unknown", message, draft.where(keys), fix)
-
-
-def _counted_otherwise(drafts: Mapping[str, Draft | None]) -> Iterator[Mistake]:
-    """A mistake for each stage that asks for another number of processes or machines than the first."""
-    read = [(name, draft, draft.recipe) for name, draft in drafts.items() if draft is not None]
-    asked = [(name, draft, recipe.launch) for name, draft, recipe in read if recipe is not None]
-    for name, draft, launch in asked[1:]:
-        first, _, wanted = asked[0]
-        for key, count, other in (
-            ("processes", launch.processes or 1, wanted.processes or 1),
-            ("machines", launch.machines, wanted.machines),
-        ):
-            if count != other:
-                message = (
-                    f"`launch.{key}` of the stage `{name}` is {count}, and that of `{first}` is {other}; the same "
-                    "processes run all stages."
-                )
-                fix = f"Write `launch: {{{key}: …}}` into the pipeline, which holds for all of them."
-                yield Mistake("stage_broken", message, draft.where(("launch", key)), fix)
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(f"`stage:{name}`" for name in names)

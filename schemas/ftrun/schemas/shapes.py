@@ -30,6 +30,7 @@ def fields_of(shapes: Iterable[Any]) -> list[str]:
 
 
 def is_model(shape: Any) -> bool:
+    """Whether a type is a pydantic model."""
     return isinstance(shape, type) and issubclass(shape, BaseModel)
 
 

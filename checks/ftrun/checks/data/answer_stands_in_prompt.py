@@ -5,7 +5,8 @@ Cause: the prompt was made from the whole text, or from a template that was fill
 Fix: cut the answer off the prompts.
 Prevention: look at a row with `ftrun preview`.
 Source: told are answers of at least five words at the very end of their prompt, in half of the rows: an answer that
-stands somewhere in its prompt may be what is to be found there.
+stands somewhere in its prompt may be what is to be found there. What stands before the answer has to differ from row to
+row, as questions do: behind one and the same instruction stands a text to be corrected, which may need no correction.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def answer_stands_in_prompt(at: AtData) -> Iterator[Finding]:
             for row, asked, answered in exchanges
             if len(answered.split()) >= WORDS and asked != answered and asked.endswith(answered)
         ]
-        if found and len(found) >= HALF * len(exchanges):
+        before = {asked.removesuffix(answered) for _, asked, answered in found}
+        if found and len(found) >= HALF * len(exchanges) and len(before) >= HALF * len(found):
             row, asked, answered = found[0]
             yield Finding(
                 message=f"{len(found)} of {len(exchanges)} prompts of {source.label} that were looked at end with "

@@ -6,18 +6,19 @@ messages, `{'role': 'assistant', …}`, became text.
 Fix: take the text out of the list where the file is made.
 Prevention: write jsonl or parquet, which keep lists.
 Source: told are answers of which 95 % are lists of just one text, as Python or JSON writes them, or messages with a
-role: answers that are JSON by intent are of other shapes now and then.
+role: answers that are JSON by intent are of other shapes now and then, or their prompts speak of lists or of JSON.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
-from ftrun.checks.examples import clip, last_exchange, spread
+from ftrun.checks.examples import clip, last_exchange, parts_of, spread
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtData
 from ftrun.schemas.mistake import Where
@@ -25,6 +26,7 @@ from ftrun.schemas.mistake import Where
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
+ASKS = re.compile(r"\b(?:json|lists?|arrays?)\b", re.IGNORECASE)
 NEARLY_ALL = 0.95
 ENOUGH = 16
 SAMPLE = 256
@@ -46,7 +48,14 @@ def answers_are_lists(at: AtData) -> Iterator[Finding]:
         chosen = [source.examples[int(i)] for i in spread(len(source.examples), SAMPLE)]
         answers = [last_exchange(example)[1] for example in chosen]
         wrapped = sum(map(_is_wrapped, answers))
-        if len(answers) >= ENOUGH and wrapped >= NEARLY_ALL * len(answers):
+        asked = sum(
+            any(ASKS.search(part.text) for part in parts_of(one, "completion")[:-1]) for one in chosen
+        )
+        if (
+            len(answers) >= ENOUGH
+            and wrapped >= NEARLY_ALL * len(answers)
+            and asked < NEARLY_ALL * len(answers)
+        ):
             yield Finding(
                 message=f"{wrapped} of {len(answers)} answers of {source.label} that were looked at are lists or "
                 f"messages written as text: {clip(answers[0], 60)}.",

@@ -47,7 +47,7 @@ def answers_cut_off(at: AtData) -> Iterator[Finding]:
     full = rows.full_lengths
     lost = 1 - int(rows.lengths.sum()) / int(full.sum())
     side = "ends" if training["truncation_mode"] == "keep_start" else "beginnings"
-    fix, patch = _propose(at, full)
+    fix, patch = _propose(at, full, has_answers)
     yield Finding(
         message=f"{int(cut.sum())} of {len(rows)} rows ({share:.1%}) are longer than max_length "
         f"{training['max_length']} and lose their {side}, {lost:.1%} of all tokens. Rows have "
@@ -69,13 +69,20 @@ def _grade(share: float, has_answers: bool) -> Severity:
     return "error" if share > MANY and has_answers else "warning"
 
 
-def _propose(at: AtData, full: NDArray[np.int32]) -> tuple[str, Patch | None]:
-    """A max_length that keeps 99 of 100 rows whole, where the model takes that many tokens."""
+def _propose(at: AtData, full: NDArray[np.int32], has_answers: bool) -> tuple[str, Patch | None]:
+    """A max_length that keeps 99 of 100 rows whole, where the model takes that many tokens; for text in packs a
+    strategy that loses none of it."""
     import numpy as np
 
+    training = at.recipe.training
+    if not has_answers and training["packing"] and training["packing_strategy"] == "bfd":
+        fix = (
+            "Set training.packing_strategy to bfd_split, which divides long documents and keeps all of them."
+        )
+        return fix, Patch("training.packing_strategy", "bfd_split")
     wanted = int(np.ceil(np.percentile(full, 99, method="higher") / STEP)) * STEP
     limit = longest_input(at.model_config)
-    now = at.recipe.training["max_length"]
+    now = training["max_length"]
     if limit is not None and wanted > limit:
         wanted = limit
         if wanted <= now:

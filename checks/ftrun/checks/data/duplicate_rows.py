@@ -5,8 +5,9 @@ Cause: sources that overlap were merged, an export ran twice, or a few rows were
 Fix: remove the copies; to train some rows more often on purpose, give their source a `weight:` in the recipe.
 Prevention: remove duplicates where the file is made, before it is divided for evaluation.
 Source: a share of copies of 5 % (warning) and 30 % (error): axolotl#3427; copies in the training data are recited
-ten times as often (arXiv 2107.06499). Plain text is a warning at most, and copies of one row alone, or in a trial of a
-few steps, an info. Rows that `weight:` repeats and rows cut at `max_length` do not count.
+ten times as often (arXiv 2107.06499). Plain text is a warning at most, as are prompts, to which each rollout draws
+another answer; copies of one row alone, or in a trial of a few steps, are an info. Rows that `weight:` repeats and rows
+cut at `max_length` do not count.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def duplicate_rows(at: AtData) -> Iterator[Finding]:
 def _grade(at: AtData, share: float) -> Severity:
     if is_trial(at):
         return "info"
-    is_text = all(source.format == "text" for source in at.train.sources)
-    return "error" if share > MANY and not is_text else "warning"
+    harmless = at.recipe.method == "ppo" or all(source.format == "text" for source in at.train.sources)
+    return "error" if share > MANY and not harmless else "warning"
 
 
 def _show(at: AtData, index: int, count: int) -> str:

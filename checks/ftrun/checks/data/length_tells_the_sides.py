@@ -6,7 +6,8 @@ Fix: add pairs in which the shorter answer is the better one, or leave out the p
 Prevention: draw both answers of a pair from the same source.
 Source: in data judged by people the longer answer is the chosen one in 55 % to 64 % of the pairs, and what is
 trained on it already learns length first (arXiv 2310.03716). From 90 % on, a rule that counts tokens is as good as
-most reward models. Where answers are to be short or long, that is no fault.
+most reward models. Up to two tokens more are as long: a word that is exchanged. Where answers are to be short or
+long, that is no fault.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 SHARE = 0.90
+ALIKE = 2
+"""Tokens by which answers differ that are as long as each other."""
+
 ENOUGH = 30
 """Pairs below which a share says little."""
 
@@ -40,7 +44,8 @@ def length_tells_the_sides(at: AtData) -> Iterator[Finding]:
     lengths = at.train.full_lengths.reshape(-1, 2)
     if len(lengths) < ENOUGH:
         raise NotApplicable(f"there are fewer than {ENOUGH} pairs")
-    longer = (np.sign(lengths[:, 0] - lengths[:, 1]) + 1) / 2
+    more = lengths[:, 0] - lengths[:, 1]
+    longer = (np.sign(more) * (np.abs(more) > ALIKE) + 1) / 2
     share = float(longer.mean())  # the area under the ROC curve of "the longer one is chosen", ties half
     if max(share, 1 - share) < SHARE:
         return

@@ -5,17 +5,18 @@ Cause: a table library wrote its missing values into the file as words: `nan`, `
 Fix: drop these rows where the file is made.
 Prevention: drop missing values before turning a column into text.
 Source: told from 2 rows and 0.5 % of those looked at on. `None` and `null` count where answers are sentences, with at
-least twenty different ones: as labels they may be meant.
+least twenty different ones: as labels they may be meant. A row whose prompt has the word itself means it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
-from ftrun.checks.examples import last_exchange, spread
+from ftrun.checks.examples import last_exchange, parts_of, spread
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtData
 from ftrun.schemas.mistake import Where
@@ -43,7 +44,11 @@ def missing_values_as_text(at: AtData) -> Iterator[Finding]:
             len(set(texts)) >= LABELS and median(len(text.split()) for text in texts[:SAMPLE]) >= WORDS
         )
         words = ALWAYS | AMONG_SENTENCES if are_sentences else ALWAYS
-        found = [row for row, exchange in zip(rows, exchanges, strict=True) if words & set(exchange)]
+        found = [
+            row
+            for row, exchange in zip(rows, exchanges, strict=True)
+            if words & set(exchange) and not _is_meant(source.examples[row], exchange[1])
+        ]
         if len(found) >= FEW and len(found) >= SHARE * len(rows):
             written = sorted(words & set(texts))
             yield Finding(
@@ -53,6 +58,13 @@ def missing_values_as_text(at: AtData) -> Iterator[Finding]:
                 where=Where(file=source.label, row=source.numbers[found[0]], key=source.key),
                 evidence=tuple(f"row {source.numbers[row]}" for row in found[:5]),
             )
+
+
+def _is_meant(example: Mapping[str, Any], answer: str) -> bool:
+    """Whether the word that answers stands in what is asked, among others."""
+    word = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
+    asked = (part.text.strip() for part in parts_of(example, "completion") if not part.answer)
+    return any(text != answer and word.search(text) for text in asked)
 
 
 @missing_values_as_text.fault

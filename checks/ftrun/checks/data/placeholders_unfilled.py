@@ -6,15 +6,16 @@ key that has another name.
 Fix: fill the templates where the rows are made.
 Prevention: look at a row with `ftrun preview`.
 Source: told are names in braces, and words such as `[INSERT …]`, that stand in half of the rows in the very same
-spelling. What belongs to LaTeX is left out.
+spelling. What belongs to LaTeX or to code is left out, and what stands in a prompt and in its answer, which is what the
+row is about; in answers also words such as `[Your Name]`, which letters are drafted with.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
 from ftrun.checks.examples import clip, parts_of, spread
@@ -31,6 +32,10 @@ HOLE = re.compile(
     r"|[\[<](?:insert|your|enter) [^\[\]<>]{2,40}[\]>]",  # [INSERT NAME HERE]
     re.IGNORECASE,
 )
+FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+CODE = re.compile(
+    r"^\s*(?:def|class|import|from|function|const|let|var|export|return)\b|^\s*(?:#!|#include|<\w)", re.M
+)
 HALF = 0.5
 ENOUGH = 16
 SAMPLE = 512
@@ -40,19 +45,33 @@ SAMPLE = 512
 def placeholders_unfilled(at: AtData) -> Iterator[Finding]:
     for source in at.sources:
         rows = (spread(len(source.examples) // source.sides, SAMPLE) * source.sides).tolist()
-        texts = [" ".join(part.text for part in parts_of(source.examples[row], "all")) for row in rows]
-        counts = Counter(hole for text in texts for hole in set(HOLE.findall(text)))
-        holes = [hole for hole, count in counts.most_common() if count >= max(ENOUGH, HALF * len(texts))]
+        found = [_holes(source.examples[row]) for row in rows]
+        counts = Counter(hole for one in found for hole in one)
+        holes = [hole for hole, count in counts.most_common() if count >= max(ENOUGH, HALF * len(rows))]
         if holes:
-            first = next(number for number, text in enumerate(texts) if holes[0] in text)
-            start = max(0, texts[first].index(holes[0]) - 60)
+            first = next(number for number, one in enumerate(found) if holes[0] in one)
+            text = " ".join(part.text for part in parts_of(source.examples[rows[first]], "all"))
+            start = max(0, text.index(holes[0]) - 60)
             yield Finding(
-                message=f"{counts[holes[0]]} of {len(texts)} rows of {source.label} that were looked at hold the text "
+                message=f"{counts[holes[0]]} of {len(rows)} rows of {source.label} that were looked at hold the text "
                 f"{' and '.join(map(repr, holes[:3]))}: a template that was not filled in.",
                 fix="Fill the template where the rows are made.",
                 where=Where(file=source.label, row=source.numbers[rows[first]], key=source.key),
-                evidence=(clip(texts[first][start : start + 160]),),
+                evidence=(clip(text[start : start + 160]),),
             )
+
+
+def _holes(example: Mapping[str, Any]) -> set[str]:
+    """The placeholders of a row that stand in what is asked or in what is answered, and not in both."""
+    asked, answered = set[str](), set[str]()
+    for part in parts_of(example, "completion"):
+        text = FENCED.sub("", part.text)
+        found = () if CODE.search(text) else HOLE.findall(text)
+        if part.answer:
+            answered.update(hole for hole in found if hole[0] not in "[<")
+        else:
+            asked.update(found)
+    return asked ^ answered
 
 
 @placeholders_unfilled.fault

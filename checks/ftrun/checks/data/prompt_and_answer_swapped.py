@@ -6,18 +6,19 @@ Fix: exchange the two under `columns:`.
 Prevention: look at a row with `ftrun preview`.
 Source: told are columns whose own names say the opposite of what they are mapped to; and rows of which 95 % ask
 (end with a question mark) in their answer and at most 5 % in their prompt, where no prompt speaks of questions: to
-write a question is a task too.
+write a question is a task too. Rows with roles, and prompts that all begin or end with the same words, are not judged
+by their texts: these are no answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
 from ftrun.checks.columns import SYNONYMS
 from ftrun.checks.engine import NotApplicable
-from ftrun.checks.examples import clip, last_exchange, spread
+from ftrun.checks.examples import clip, is_chat, last_exchange, spread
 from ftrun.checks.finding import Finding, Patch
 from ftrun.checks.rows import SourceRows
 from ftrun.checks.stages import AtData
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 NEARLY_ALL, HARDLY_ANY = 0.95, 0.05
 ENOUGH = 16
 """Rows below which nothing is concluded from what they say."""
+
+FRAME = 8
+"""Characters that all prompts begin or end with, and answers do not."""
 
 SAMPLE = 512
 MARKS = ("?", "\uff1f", "\u061f")
@@ -76,9 +80,12 @@ def _names_say_the_opposite(mapping: Mapping[str, str]) -> bool:
 
 def _judge_texts(source: SourceRows) -> Iterator[Finding]:
     chosen = [source.examples[int(i)] for i in spread(len(source.examples), SAMPLE)]
-    if len(chosen) < ENOUGH:
+    has_roles = source.format != "alpaca" and any(map(is_chat, chosen))
+    if len(chosen) < ENOUGH or has_roles:
         return
     texts = [_texts(example) for example in chosen]
+    if _are_framed([prompt for prompt, _ in texts]):
+        return
     asked = sum(answer.endswith(MARKS) for _, answer in texts)
     asking = sum(
         prompt.endswith(MARKS) or any(word in prompt.lower() for word in ASKS) for prompt, _ in texts
@@ -93,6 +100,13 @@ def _judge_texts(source: SourceRows) -> Iterator[Finding]:
         evidence=tuple(
             f"prompt {clip(prompt, 60)}, answer {clip(answer, 60)}" for prompt, answer in texts[:2]
         ),
+    )
+
+
+def _are_framed(prompts: Sequence[str]) -> bool:
+    """Whether an instruction, or a label such as `Student:`, stands before or behind all of them."""
+    return (
+        len({prompt[:FRAME] for prompt in prompts}) == 1 or len({prompt[-FRAME:] for prompt in prompts}) == 1
     )
 
 

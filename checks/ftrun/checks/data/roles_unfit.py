@@ -6,7 +6,8 @@ speaker, which the chat template writes once more.
 Fix: exchange the roles, or cut the labels off, where the rows are made.
 Prevention: look at a row with `ftrun preview`.
 Source: told are conversations of which 90 % begin with the assistant and end with the user; and labels such as
-`Assistant:` or `### Response:` at the beginning of half of the assistant's messages.
+`Assistant:` or `### Response:` at the beginning of half of the assistant's messages. A message in which other lines
+begin with labels too is a form or a scene, and not judged.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 LABEL = re.compile(
     r"\s*(?:#+\s*)?(?:assistant|ai|bot|gpt|chatgpt|model|response|human|user)\s*:", re.IGNORECASE
 )
+ANOTHER = re.compile(r"\n\s*\w[\w ]{0,20}:")
+"""A further line with a label: `Year: 2013`, `Bot: Welcome.`"""
+
 NEARLY_ALL, HALF = 0.9, 0.5
 ENOUGH = 16
 SAMPLE = 512
@@ -84,7 +88,7 @@ def _is_turned(messages: Sequence[Message]) -> bool:
 def _labelled(messages: Sequence[Message]) -> str | None:
     """The first text of the assistant's that begins with the label of a speaker."""
     texts = (text for one in messages if one["role"] == "assistant" for text in texts_of(one))
-    return next((text for text in texts if LABEL.match(text)), None)
+    return next((text for text in texts if LABEL.match(text) and not ANOTHER.search(text)), None)
 
 
 @roles_unfit.fault

@@ -80,7 +80,8 @@ def _judge_kept(at: AtData) -> Iterator[Finding]:
     """Every row that the data loader feeds must have a label, and there must be one to feed."""
     import numpy as np
 
-    if not len(at.train) and not len(at.train.dropped):
+    unreadable = any(count.unreadable for count in at.counts)  # DATA005 tells them
+    if not len(at.train) and not len(at.train.dropped) and not unreadable:
         yield Finding(
             message="There is no training row.",
             fix="Raise the weight of a source in data.train, or give a source with more rows.",

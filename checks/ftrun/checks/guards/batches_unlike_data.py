@@ -7,8 +7,9 @@ its settings), or a sampler that takes rows of another data set.
 Fix: let the data collator pad and nothing else; what is to change with time belongs into the data, or into the loss.
 Prevention: preflight compares the first batch with the rows (DATA028), and this guard all others.
 Source: no statistics. Of any so many rows, each taken once, it is known from the data stage how many tokens they have,
-train and end with, at least and at most; whoever feeds fewer or more feeds something else. A few per cent of tolerance
-are left to those who change rows on purpose.
+train and end with, at least and at most; whoever feeds fewer or more feeds something else. Each row is looked up by a
+number of 64 bits, so that a row which is changed, and one which comes again before the others have come, is known. A
+few per cent of tolerance are left to those who change rows on purpose.
 """
 
 from __future__ import annotations
@@ -50,6 +51,18 @@ def _compare(at: AtBatches, fed: Fed, span: str) -> str | None:
         if spread is not None and not _fits(count, fed.rows, spread, tolerance):
             least, most = spread.least(fed.rows), spread.most(fed.rows)
             return f"{span}, {count:,} {name}; so many rows of the data stage have {least:,} to {most:,}."
+    return _compare_rows(fed, span, data.tokens.rows, tolerance)
+
+
+def _compare_rows(fed: Fed, span: str, rows: int, tolerance: float) -> str | None:
+    """Each row is one of the data stage, with its own tokens as labels, and comes again when all others have come."""
+    if fed.mislabelled > tolerance * fed.trained:
+        return f"{span}, {fed.mislabelled:,} of {fed.trained:,} trained tokens have another token as their label."
+    if fed.strange > tolerance * fed.rows:
+        changed = "their tokens, or the sides of pairs, change on the way"
+        return f"{span}, {fed.strange:,} are none of the data stage's: {changed}."
+    if fed.again > max(0, fed.rows - rows) + tolerance * fed.rows:
+        return f"{span}, {fed.again:,} were fed before, while others of the {rows:,} rows still wait."
     return None
 
 

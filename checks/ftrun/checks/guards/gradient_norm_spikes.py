@@ -8,17 +8,18 @@ Fix: clip gradients (`training.max_grad_norm: 1.0`), lower `training.learning_ra
 Prevention: `training.max_grad_norm: 1.0`, which is the default; a warmup.
 Source: a spike is ten times the highest mean level so far, and four deviations of the run's own logarithm of norms
 above it. One that clipping catches, and behind which the loss is as before, is no finding. An unclipped one of F times
-the usual norm shrinks Adam's steps by about √(1 + (1 − β₂) F²): tenfold for F = 300.
+the usual norm shrinks Adam's steps by about √(1 + (1 − β₂) F²): tenfold for F = 300. The run goes back to before such a
+spike, and to before one behind which the loss is worse; spikes that come again and again are told and no more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 from ftrun.checks.check import check
-from ftrun.checks.finding import Finding
+from ftrun.checks.finding import Finding, Severity
 from ftrun.checks.norms import Usual
 from ftrun.checks.training import AtUpdate, Update
 
@@ -29,6 +30,9 @@ UNCLIPPED = 300.0
 AROUND = 10
 """Updates before and behind a spike whose losses are compared."""
 
+WORSE = 8
+"""Of these, how many have to be above all of those: of twice ten numbers, they are by chance once in 2,800 times."""
+
 AGAIN = 100
 """Updates in which spikes are counted."""
 
@@ -36,7 +40,12 @@ AGAIN = 100
 @check("GUARD018", title="gradients do not spike", severity="warning", methods=("sft", "reward", "dpo"))
 def gradient_norm_spikes(at: AtUpdate) -> Iterator[Finding]:
     settings = at.recipe.guards.gradient_norm_spikes
-    for judge in (_pass_clipping, _worsen, _come_again):
+    judges: tuple[tuple[Judge, Severity | None], ...] = (
+        (_pass_clipping, None),
+        (_worsen, None),
+        (_come_again, "info"),  # there is no point to go back to
+    )
+    for judge, severity in judges:
         told = judge(at, settings.factor, settings.count)
         if told:
             spike, what = told
@@ -44,6 +53,7 @@ def gradient_norm_spikes(at: AtUpdate) -> Iterator[Finding]:
                 f"At step {spike.step} the norm of the gradient was {spike.gradient_norm:.4g}, {what}.",
                 "Clip gradients with training.max_grad_norm: 1.0, and look at the rows of that step.",
                 at.where("training.max_grad_norm"),
+                severity=severity,
                 since=spike.step,
             )
             return
@@ -57,6 +67,7 @@ def _is_spike(update: Update, usual: Usual | None, factor: float) -> bool:
 
 
 Told = tuple[Update, str] | None
+Judge = Callable[[AtUpdate, float, int], Told]
 
 
 def _pass_clipping(at: AtUpdate, factor: float, count: int) -> Told:
@@ -74,8 +85,9 @@ def _worsen(at: AtUpdate, factor: float, count: int) -> Told:
     around, usual = at.updates.last(2 * AROUND + 1), at.updates.usual(AROUND + 1)
     if len(around) < 2 * AROUND + 1 or not _is_spike(around[AROUND], usual[0], factor):
         return None
-    worst, now = max(_losses(around[:AROUND])), median(_losses(around[AROUND + 1 :]))
-    if now <= worst:
+    worst, since = max(_losses(around[:AROUND])), sorted(_losses(around[AROUND + 1 :]))
+    now = median(since)
+    if since[AROUND - WORSE] <= worst:
         return None
     return around[
         AROUND

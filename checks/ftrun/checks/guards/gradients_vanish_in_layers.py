@@ -28,8 +28,16 @@ def gradients_vanish_in_layers(at: AtLook) -> Iterator[Finding]:
     looks = [look for look in at.looks if look.gradients][-settings.looks :]
     if not at.looks[-1].gradients or len(looks) < settings.looks:
         raise NotApplicable(f"fewer than {settings.looks} looks at gradients")
-    if not all(0 < math.fsum(look.gradients.values()) < math.inf for look in looks):
-        raise NotApplicable("all gradients are zero, or one is no number")
+    sums = [math.fsum(look.gradients.values()) for look in looks]
+    if not any(sums):
+        yield Finding(
+            f"No weight is given any gradient, in {len(looks)} looks from step {looks[0].step} to {looks[-1].step}.",
+            "Look at what takes gradients away in front of the optimizer, and whether the loss is 0 already.",
+            at.where("training"),
+        )
+        return
+    if not all(0 < total < math.inf for total in sums):
+        raise NotApplicable("all gradients are zero in a look, or one is no number")
     wrong = {
         layer: tuple(_judge(layer, look, settings.ratio) for look in looks) for layer in looks[-1].gradients
     }

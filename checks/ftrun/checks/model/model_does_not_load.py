@@ -30,6 +30,11 @@ CAUSES = (
         "Free memory, or train a smaller model; model.lora with model.quantization: 4bit needs a quarter of it.",
     ),
     (
+        r"is incompatible with Mamba-based models",
+        "model.lora.target_modules",
+        "Name the modules to adapt under model.lora.target_modules, without those that the message calls incompatible.",
+    ),
+    (
         r"[Tt]arget modules?\b.*(not found|not supported)|No modules were targeted|All modules were excluded"
         r"|remove it from `target_modules`",
         "model.lora.target_modules",

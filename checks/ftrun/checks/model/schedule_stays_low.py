@@ -7,7 +7,8 @@ Fix: leave `training.lr_scheduler_kwargs` out, or give steps that fit the run.
 Prevention: `ftrun preflight` shows the steps of a run.
 Source: the schedule that the trainer will follow, at up to 2,000 of its steps: told is one that never reaches half of
 the rate (error), is under a hundredth of it for more than half of the run (warning), or climbs above twice the rate
-(error), as a `min_lr` above it does. axolotl#3254.
+(error), as a `min_lr` above it does; and one that falls and rises again, three times or more, within fewer than ten
+steps each (warning; SGDR, arXiv 1608.03983, has cycles of an epoch or more). axolotl#3254.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 HALF, NOTHING, TWICE = 0.5, 1e-2, 2.0
 SAMPLE = 2000
+SEVERAL, SHORT_CYCLE = 3, 10
 
 
 @check("TRAIN038", title="the schedule reaches the learning rate and stays there")
@@ -42,6 +44,7 @@ def schedule_stays_low(at: AtModel) -> Iterator[Finding]:
     low = sum(factor < NOTHING for factor in factors) / len(factors)
     highest = max(factors)
     if math.isfinite(highest) and HALF <= highest <= TWICE and low <= HALF:
+        yield from _judge_cycles(at, factors)
         return
     written = (
         "training.lr_scheduler_kwargs"
@@ -62,6 +65,31 @@ def schedule_stays_low(at: AtModel) -> Iterator[Finding]:
         where=at.where(written),
         severity="error" if never or beyond else "warning",
     )
+
+
+def _judge_cycles(at: AtModel, factors: list[float]) -> Iterator[Finding]:
+    """A rate that falls and rises again every few steps follows no schedule."""
+    if len(factors) < at.steps:
+        return  # a sample would show other cycles
+    turns = sum(b < a and b < c for a, b, c in zip(factors, factors[1:], factors[2:], strict=False))
+    if turns >= SEVERAL and turns * SHORT_CYCLE > at.steps:
+        yield Finding(
+            message=f"Over the {at.steps} steps of the run, the schedule "
+            f"{at.recipe.training['lr_scheduler_type']} falls and "
+            f"rises again {turns} times, every {at.steps / turns:.1f} steps.",
+            fix="Give training.lr_scheduler_kwargs a num_cycles of 1 to 3, or remove it.",
+            where=at.where("training.lr_scheduler_kwargs"),
+            severity="warning",
+        )
+
+
+@schedule_stays_low.fault
+def the_rate_starts_again_all_the_time(world: World) -> None:
+    world.recipe["training"] |= {
+        "num_train_epochs": 4,
+        "lr_scheduler_type": "cosine_with_restarts",
+        "lr_scheduler_kwargs": {"num_cycles": 12},
+    }
 
 
 @schedule_stays_low.fault

@@ -31,13 +31,14 @@ def start_unlike_policy(at: AtModel) -> Iterator[Finding]:
 
     trainer: Any = at.trainer
     policy = trainer.model.policy
+    device = next(policy.parameters()).device  # not yet the GPU's with FSDP
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
     most = largest = 0.0
     try:
         with torch.no_grad():
             for row in (at.train[i] for i in range(min(PROMPTS, len(at.train)))):
-                ids = torch.tensor(row.ids[:COLUMNS].tolist(), device=trainer.args.device)[None]
+                ids = torch.tensor(row.ids[:COLUMNS].tolist(), device=device)[None]
                 own = policy(input_ids=ids).logits
                 largest = max(largest, float(own.abs().max()))
                 with trainer.refer() as reference:

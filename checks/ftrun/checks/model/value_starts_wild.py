@@ -29,10 +29,11 @@ def value_starts_wild(at: AtModel) -> Iterator[Finding]:
     import torch
 
     trainer: Any = at.trainer
+    device = next(trainer.model.parameters()).device  # not yet the GPU's with FSDP
     found = []
     with torch.no_grad():
         for row in (at.train[i] for i in range(min(PROMPTS, len(at.train)))):
-            ids = torch.tensor(row.ids[-COLUMNS:].tolist(), device=trainer.args.device)[None]
+            ids = torch.tensor(row.ids[-COLUMNS:].tolist(), device=device)[None]
             if ids.shape[1] > 1:
                 found.append(trainer.model(ids, torch.ones_like(ids), ids.shape[1] - 1, 1.0)[1].flatten())
     if not found:

@@ -23,7 +23,7 @@ from ftrun.checks.stages import AtRecipe
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-LOW = ("loss", "perplexity", "ppl", "wer", "cer", "error", "mse", "mae", "kl")
+LOW = ("loss", "perplexity", "ppl", "wer", "cer", "error", "mse", "mae", "kl", "rejected")
 """Last words of the names of figures that should be low."""
 
 HIGH = ("accuracy", "accuracies", "acc", "f1", "bleu", "rouge", "exact_match", "margins", "reward", "score")
@@ -31,6 +31,9 @@ HIGH = ("accuracy", "accuracies", "acc", "f1", "bleu", "rouge", "exact_match", "
 
 REPORTED = ("loss", "mean_token_accuracy", "entropy", "num_tokens", "aux_loss")
 """What TRL's SFTTrainer reports of an evaluation, without `eval_`; speeds are no measure of a model."""
+
+NO_QUALITY = ("num_tokens", "runtime", "samples_per_second", "steps_per_second", "epoch")
+"""What evaluations report beside figures of the model."""
 
 
 @check("TRAIN036", title="the best checkpoint is the best")
@@ -47,6 +50,14 @@ def best_checkpoint_wrong(at: AtRecipe) -> Iterator[Finding]:
         yield Finding(
             message=f"training.metric_for_best_model is {name}, and no evaluation reports it: the first one ends the "
             f"run. Reported are {', '.join(REPORTED[:2])}.",
+            fix="Remove training.metric_for_best_model, and the evaluation loss decides.",
+            where=at.where(key),
+            patch=Patch(key, "loss"),
+        )
+        return
+    if name in NO_QUALITY:
+        yield Finding(
+            message=f"training.metric_for_best_model is {name}, which says nothing of how good a model is.",
             fix="Remove training.metric_for_best_model, and the evaluation loss decides.",
             where=at.where(key),
             patch=Patch(key, "loss"),
@@ -123,6 +134,12 @@ def lowest_accuracy_wins(world: World) -> None:
 def a_metric_that_nothing_reports(world: World) -> None:
     """The run would end at its first evaluation."""
     _choose(world, metric_for_best_model="accuracy")
+
+
+@best_checkpoint_wrong.fault
+def most_tokens_win(world: World) -> None:
+    """The last checkpoint, whatever it is worth."""
+    _choose(world, metric_for_best_model="num_tokens")
 
 
 @best_checkpoint_wrong.fault

@@ -1,13 +1,13 @@
 """The optimizer's settings keep it from learning.
 
 Symptom: the loss is flat, or the weights shrink towards 0 and the model forgets how to speak.
-Cause: a weight decay of 1 or 100 where 0.1 was meant, an `adam_epsilon` larger than the gradients, or an
-`adam_beta2` so small that each step looks at one batch alone.
+Cause: a weight decay of 1 or 100 where 0.1 was meant, an `adam_epsilon` larger than the gradients, or an `adam_beta2`
+so small that each step looks at one batch alone; both betas exchanged.
 Fix: set `training.weight_decay` to 0.1 or less, `adam_epsilon` to 1e-8, `adam_beta2` to 0.999 or 0.95.
 Prevention: leave these keys out unless a paper of your model says otherwise.
-Source: AdamW shrinks every weight by weight_decay × learning_rate a step, so 1e-2 halves it in 69 steps. It
-divides by the root of the mean squared gradient plus epsilon, and an element's gradient is of order 1e-3 to
-1e-6 here. axolotl training_stability, peft#3503.
+Source: AdamW shrinks every weight by weight_decay × learning_rate a step, so 1e-2 halves it in 69 steps. It divides
+by the root of the mean squared gradient plus epsilon, and an element's gradient is of order 1e-3 to 1e-6 here. A step
+follows the last 1 / (1 − beta1) gradients: ten with 0.9, told is above 50. axolotl training_stability, peft#3503.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SHRINKING = 1e-2
 HEAVY_DECAY, HEAVY_DECAY_LION = 1.0, 10.0  # Lion takes ten times AdamW's decay with a tenth of its rate
 LARGE_EPSILON, HUGE_EPSILON = 1e-2, 1e-1
 SHORT_MEMORY = 0.5
+LONG_MEMORY = 0.98  # of beta1: 50 steps, in which the loss turns and the step does not
 
 
 @check("TRAIN008", title="the optimizer's settings let it learn")
@@ -80,6 +81,18 @@ def _judge_memory(at: AtRecipe) -> Iterator[Finding]:
             severity="warning",
             patch=Patch("training.adam_beta2", 0.999),
         )
+    beta1 = at.recipe.training["adam_beta1"]
+    if beta1 > LONG_MEMORY:
+        yield Finding(
+            message=f"training.adam_beta1 is {beta1:g}: a step follows the mean of the last {1 / (1 - beta1):.0f} "
+            "gradients, and hardly the present one."
+            if beta1 < 1
+            else "training.adam_beta1 is 1: no gradient enters the step.",
+            fix="Set training.adam_beta1 to 0.9.",
+            where=at.where("training.adam_beta1"),
+            severity="warning",
+            patch=Patch("training.adam_beta1", 0.9),
+        )
 
 
 @optimizer_settings_disable_learning.fault
@@ -110,3 +123,8 @@ def an_epsilon_of_zero(world: World) -> None:
 def a_beta_of_zero(world: World) -> None:
     """No memory of the gradients' scale."""
     world.recipe["training"]["adam_beta2"] = 0
+
+
+@optimizer_settings_disable_learning.fault
+def betas_are_exchanged(world: World) -> None:
+    world.recipe["training"] |= {"adam_beta1": 0.999, "adam_beta2": 0.9}

@@ -12,6 +12,7 @@ Told is what is several times beyond these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 RANGES = {
     "cliprange": (0.01, 0.6, "nothing is clipped", "hardly anything is learnt"),
+    "cliprange_value": (0.01, math.inf, "", "values hardly learn what answers are worth"),
+    "missing_eos_penalty": (0.0, math.inf, "", "answers are paid for being cut off"),
     "num_ppo_epochs": (1, 20, "the policy leaves the rollout that it learns from", ""),
     "lam": (0.5, 1.0, "", "advantages see no further than a few tokens"),
     "temperature": (0.1, 2.0, "answers are noise", "every answer is the likeliest, and nothing is tried"),
@@ -31,6 +34,13 @@ RANGES = {
     "kl_target": (0.05, 100.0, "nothing holds the policy to its start", "the policy can hardly move"),
 }
 """Least, most, what is beyond the most, and what is under the least."""
+
+LARGEST = 0.2
+"""The proportional error that adapts the coefficient, at most (Ziegler 2019, section 2.2)."""
+
+STEEP = 0.4
+"""A rollout of more than horizon / 0.4 answers is told, which changes the coefficient by half and more; Ziegler's 512
+answers with a horizon of 10,000 change it by 1 %."""
 
 
 @check("PPO015", title="the settings of PPO are in their ranges", severity="warning", methods=("ppo",))
@@ -43,9 +53,28 @@ def ppo_setting_out_of_range(at: AtRecipe) -> Iterator[Finding]:
         why = beyond if value > most else under
         key = f"training.{name}"
         yield Finding(
-            f"{key} is {value:g}: {why}; {least:g} to {most:g} is what works.",
-            f"Set {key} to a value of {least:g} to {most:g}, or leave it out.",
+            f"{key} is {value:g}: {why}; {_show(least, most)} is what works.",
+            f"Set {key} to a value of {_show(least, most)}, or leave it out.",
             at.where(key),
+        )
+    yield from _judge_horizon(at)
+
+
+def _show(least: float, most: float) -> str:
+    return f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
+
+
+def _judge_horizon(at: AtRecipe) -> Iterator[Finding]:
+    """The coefficient changes by a factor of 1 ± 0.2 × answers / horizon with each rollout."""
+    training = at.recipe.training
+    answers = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    answers *= training["num_mini_batches"] * (at.recipe.launch.processes or 1)
+    if training["kl_target"] is not None and STEEP * answers > training["kl_horizon"]:
+        yield Finding(
+            f"training.kl_horizon is {training['kl_horizon']} and a rollout has {answers} answers: kl_coef changes by "
+            f"{LARGEST * answers / training['kl_horizon']:.0%} with each rollout.",
+            "Leave training.kl_horizon out: 10000 answers is what works.",
+            at.where("training.kl_horizon"),
         )
 
 
@@ -67,3 +96,18 @@ def answers_are_noise(world: World) -> None:
 @ppo_setting_out_of_range.fault
 def the_target_is_no_sum_of_nats(world: World) -> None:
     world.recipe["training"]["kl_target"] = 10_000.0
+
+
+@ppo_setting_out_of_range.fault
+def answers_are_paid_for_being_cut_off(world: World) -> None:
+    world.recipe["training"]["missing_eos_penalty"] = -1.0
+
+
+@ppo_setting_out_of_range.fault
+def values_may_not_move(world: World) -> None:
+    world.recipe["training"]["cliprange_value"] = 1e-5
+
+
+@ppo_setting_out_of_range.fault
+def the_coefficient_is_thrown_about(world: World) -> None:
+    world.recipe["training"] |= {"kl_target": 6.0, "kl_horizon": 1}

@@ -6,7 +6,7 @@ Cause: `training.fsdp_config` or `training.deepspeed` is set and `launch.strateg
 that this method, quantised weights or plain model folders do not go with.
 Fix: set `launch.strategy` to what is configured, or take a strategy that goes with the rest: `ddp` goes with all.
 Source: transformers writes a model folder under FSDP for `FULL_STATE_DICT` alone (`Trainer.save_model`), and has
-deprecated version 1 of FSDP; PPO trains two models in one step, and ftrun divides one.
+deprecated version 1 of FSDP; DeepSpeed has an engine for one model, and PPO trains two in one step.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def strategy_unfit(at: AtRecipe) -> Iterator[Finding]:
 
 def _unfit(at: AtRecipe) -> Iterator[Finding]:
     strategy, where = at.recipe.launch.strategy, at.where("launch.strategy")
-    if at.recipe.method == "ppo":
+    if at.recipe.method == "ppo" and strategy == "deepspeed":
         yield Finding(
-            f"launch.strategy is {strategy}, and PPO trains a policy and a value model, of which it divides one.",
-            "Set launch.strategy to ddp; LoRA makes room.",
+            "launch.strategy is deepspeed, and PPO trains a policy and a value model, of which it divides one.",
+            "Set launch.strategy to fsdp, which divides both.",
             where,
-            patch=Patch("launch.strategy", "ddp"),
+            patch=Patch("launch.strategy", "fsdp"),
         )
     if at.recipe.model.quantization is not None:
         yield Finding(

@@ -34,7 +34,7 @@ def wrong_columns(at: AtRecipe) -> Iterator[Finding]:
     """Tell each source whose first row cannot be read or has columns that fit no format."""
     for head in at.heads:
         if head.problem is not None:
-            fix = "Correct that row, or write the path of a file with one object of named columns a row."
+            fix = "Correct that, or write the path of a file whose rows are objects with named columns."
             yield Finding(f"{head.label} cannot be read: {head.problem}.", fix, at.where(f"{head.key}.path"))
         elif head.columns is not None:
             yield from _judge(at, head, head.columns, at.source(head.key))

@@ -12,6 +12,7 @@ that is tokenised otherwise in its place).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,26 @@ def batch_unlike_rows(at: AtStep) -> Iterator[Finding]:
             evidence=tuple(clip(at.tokenizer.decode(ids[:64].tolist())) for ids in strange[:3]),
         )
         return
+    yield from _judge_copies(at, [ids.tobytes() for ids, _ in fed], numbers_of)
     if at.train.sides == 2:
         yield from _judge_sides(at, fed, numbers_of)
     if "labels" in batch or "completion_mask" in batch:
         yield from _judge_labels(at, fed, numbers_of)
+
+
+def _judge_copies(
+    at: AtStep, fed: Sequence[bytes], numbers_of: Mapping[bytes, Sequence[int]]
+) -> Iterator[Finding]:
+    """No row of a batch, which is less than an epoch, stands in it more often than in the data."""
+    copies = sum(max(0, count - len(numbers_of[ids])) for ids, count in Counter(fed).items())
+    if copies and len(fed) <= len(at.train):
+        yield Finding(
+            message=f"{copies} of {len(fed)} rows of the first batch are further copies of a row in it: the data "
+            "collator "
+            "repeats rows, and leaves others out.",
+            fix="Let the data collator pad and nothing else.",
+            where=at.where("data"),
+        )
 
 
 def _judge_sides(
@@ -129,6 +146,16 @@ def marker_before_the_answer_is_not_found(world: World) -> None:
             return batch
 
         at.trainer.data_collator = search
+        return at
+
+    world.after(AtModel, damage)
+
+
+@batch_unlike_rows.fault
+def one_row_is_the_batch(world: World) -> None:
+    def damage(at: AtModel) -> AtModel:
+        collate = at.trainer.data_collator
+        at.trainer.data_collator = lambda rows: collate([rows[0]] * len(rows))
         return at
 
     world.after(AtModel, damage)

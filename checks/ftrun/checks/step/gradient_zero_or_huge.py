@@ -21,6 +21,7 @@ from ftrun.checks.check import check
 from ftrun.checks.dry_step import known, need_trained_tokens
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
+from ftrun.checks.losses import losses_of
 from ftrun.checks.parameters import group_names
 from ftrun.checks.stages import AtModel, AtStep
 
@@ -52,7 +53,7 @@ def gradient_zero_or_huge(at: AtStep) -> Iterator[Finding]:
             where=at.where("model.lora.lora_alpha" if at.recipe.model.lora is not None else "data"),
         )
         return
-    if total > UNSTABLE:
+    if total > (HUGE if _is_steep(at) else UNSTABLE):
         yield _huge(at, norms, total)
     resting = _resting(norms)
     if resting:
@@ -63,6 +64,11 @@ def gradient_zero_or_huge(at: AtStep) -> Iterator[Finding]:
             evidence=group_names(resting),
             severity="warning",
         )
+
+
+def _is_steep(at: AtStep) -> bool:
+    """Whether the loss has large gradients by design: SPPO's squares the distance to half of 1 / beta."""
+    return at.recipe.method == "dpo" and "sppo_hard" in losses_of(at.recipe.training)
 
 
 def _broken(at: AtStep, names: list[str], count: int) -> Finding:

@@ -4,7 +4,9 @@ Symptom: whitened advantages are noise of the value model, and nothing is learnt
 Cause: a reward function that looks for what no answer has yet, a reward model whose head was never trained, a rule
 that falls on every answer, or half-precision overflow.
 Fix: let the reward tell better answers from worse ones among those that the start writes; look at them in the finding.
-Source: a spread of rewards under 0.1 as a sign of a dead or hacked reward; trl#1379, ms-swift#3926.
+Source: a spread of rewards under 0.1 as a sign of a dead or hacked reward; trl#1379, ms-swift#3926. Told is
+no spread at all, one under 1e-4 without scaling, which a KL penalty of 0.001 a token outweighs, and one that
+`score_clip` cuts off whole.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtModel, AtStep
 
 if TYPE_CHECKING:
+    import torch
+
     from ftrun.checks.testing import World
 
 LEAST = 4
 """Answers from which a constant score says something."""
+
+FAINT = 1e-4
 
 
 @check("PPO009", title="the reward tells the first answers apart", methods=("ppo",))
@@ -50,6 +56,35 @@ def scores_all_alike(at: AtStep) -> Iterator[Finding]:
             at.where("reward"),
             evidence=shown,
         )
+    elif len(answers) >= LEAST:
+        yield from _judge_spread(at, scores.total, shown)
+
+
+def _judge_spread(at: AtStep, total: torch.Tensor, shown: tuple[str, ...]) -> Iterator[Finding]:
+    """Differences that clipping takes away, or that are far below all that they stand beside."""
+    training, spread = at.recipe.training, float(total.std(correction=0))
+    if training["use_score_scaling"]:
+        return
+    most = training["score_clip"]
+    if most is not None and bool((total.abs() >= most).all()) and len(set((total > 0).tolist())) == 1:
+        yield Finding(
+            f"training.score_clip is {most:g}, and the scores of all {len(total)} answers of the first rollout "
+            "are beyond "
+            f"it, on the same side: each counts as {most if total[0] > 0 else -most:g}.",
+            "Raise training.score_clip above the scores, or set training.use_score_scaling.",
+            at.where("training.score_clip"),
+            evidence=shown,
+        )
+    elif spread < FAINT:
+        yield Finding(
+            f"The scores of the first rollout differ by {spread:.2g} (standard deviation): the KL penalty, and "
+            "the noise of "
+            "values, are far above what answers earn.",
+            "Set training.use_score_scaling: true, or let the reward tell answers apart.",
+            at.where("reward"),
+            evidence=shown,
+            severity="warning",
+        )
 
 
 @scores_all_alike.fault
@@ -77,3 +112,18 @@ def the_score_overflows(world: World) -> None:
         return at
 
     world.after(AtModel, damage)
+
+
+@scores_all_alike.fault
+def scores_are_in_millionths(world: World) -> None:
+    (world.folder / "rewards.py").write_text(
+        "def share_of_letters(completions):\n    return [1e-6 * len(text) for text in completions]\n",
+        encoding="utf-8",
+    )
+    world.recipe["reward"]["penalties"] = None
+
+
+@scores_all_alike.fault
+def every_score_is_clipped(world: World) -> None:
+    world.recipe["reward"]["penalties"] = None
+    world.recipe["training"]["score_clip"] = 1e-4

@@ -25,6 +25,9 @@ from ftrun.runner.data.storage import DRAFT, rows_folder, scratch_folder
 from ftrun.schemas.errors import DataError
 
 MANIFEST = "manifest.json"
+FEW = 2000
+"""Rows from which on arrays go into files, and into the cache: fewer are tokenised in a fraction of a second."""
+
 BUFFER = 1 << 20
 MAPPED_FROM = 1 << 22
 """Bytes; a smaller array is read rather than mapped."""
@@ -36,7 +39,7 @@ UNUSED_DAYS = 30
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Growing:
+class GrowingArray:
     """A flat array that grows at its end: in a file of a folder, or in memory where there is none."""
 
     def __init__(self, folder: Path | None, name: str, dtype: type[np.generic]) -> None:
@@ -82,8 +85,18 @@ class Growing:
         }
 
 
-Make = Callable[[Path], dict[str, Growing]]
+Make = Callable[[Path], dict[str, GrowingArray]]
 """Writes arrays into a folder and gives them by their names."""
+
+
+def is_small(rows: int) -> bool:
+    """Whether the arrays of so many rows stay in memory."""
+    return rows < FEW
+
+
+def make_in_memory(make: Callable[[None], dict[str, GrowingArray]]) -> Arrays:
+    """The arrays that `make` gives where it has no folder to write them into."""
+    return {name: one.finish() for name, one in make(None).items()}
 
 
 def fill_cache(key: str, make: Make) -> None:
@@ -125,7 +138,7 @@ def fetch_arrays(key: str | None, make: Make) -> Arrays:
     return arrays
 
 
-def _publish(draft: Path, entry: Path, written: Mapping[str, Growing]) -> None:
+def _publish(draft: Path, entry: Path, written: Mapping[str, GrowingArray]) -> None:
     manifest = {name: one.facts for name, one in written.items()}
     (draft / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     try:

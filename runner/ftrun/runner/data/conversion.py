@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ftrun.runner.data.values import (
+    Message,
+    Row,
+    read_extras,
+    read_list,
+    read_messages,
+    read_number,
+    read_optional_text,
+    read_prompt,
+    read_text,
+    read_turn,
+    read_turns,
+)
 from ftrun.schemas.errors import DataError
 
-Row = Mapping[str, Any]
 Example = dict[str, Any]
-Message = dict[str, Any]
-
-SHAREGPT_ROLES: Mapping[str, str] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
 
 
 def make_converter(format: str, has_template: bool) -> Callable[[Row], list[Example]]:
@@ -46,7 +43,7 @@ def make_converter(format: str, has_template: bool) -> Callable[[Row], list[Exam
 
 
 def _from_text(row: Row) -> Example:
-    return {"text": _text(row, "text")}
+    return {"text": read_text(row, "text")}
 
 
 def _from_prompt_completion(row: Row) -> Example:
@@ -54,34 +51,37 @@ def _from_prompt_completion(row: Row) -> Example:
     if isinstance(prompt, str) and isinstance(completion, str):
         return {"prompt": prompt, "completion": completion}
     if not isinstance(prompt, list) and not isinstance(completion, list):
-        return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
+        return {"prompt": read_text(row, "prompt"), "completion": read_text(row, "completion")}
     if isinstance(prompt, str) or isinstance(completion, str):
         text, other = ("prompt", "completion") if isinstance(prompt, str) else ("completion", "prompt")
         raise DataError(
             f"column {text} is text and column {other} a list of messages: both must be of one kind"
         )
-    return {"prompt": _messages(row, "prompt"), "completion": _messages(row, "completion")} | _extras(row)
+    return {
+        "prompt": read_messages(row, "prompt"),
+        "completion": read_messages(row, "completion"),
+    } | read_extras(row)
 
 
 def _from_messages(row: Row) -> Example:
-    return {"messages": _messages(row, "messages")} | _extras(row)
+    return {"messages": read_messages(row, "messages")} | read_extras(row)
 
 
 def _from_sharegpt(row: Row) -> Example:
-    messages = [_from_turn(turn, "conversations") for turn in _list(row, "conversations", "turns")]
-    system = _optional_text(row, "system")
+    messages = [read_turn(turn, "conversations") for turn in read_list(row, "conversations", "turns")]
+    system = read_optional_text(row, "system")
     if system and messages[0] != {"role": "system", "content": system}:
         if messages[0]["role"] == "system":
             raise DataError("column conversations starts with a system turn, and column system holds another")
         messages.insert(0, {"role": "system", "content": system})
-    return {"messages": messages} | _extras(row)
+    return {"messages": messages} | read_extras(row)
 
 
 def _from_prompts(row: Row) -> Example:
     prompt = row.get("prompt")
     if not isinstance(prompt, list):
-        return {"prompt": _text(row, "prompt")} | _others(row)
-    return {"prompt": _asked(row, "prompt")} | _extras(row) | _others(row)
+        return {"prompt": read_text(row, "prompt")} | _others(row)
+    return {"prompt": read_prompt(row, "prompt")} | read_extras(row) | _others(row)
 
 
 def _others(row: Row) -> Example:
@@ -106,8 +106,8 @@ def _from_preference(row: Row) -> list[Example]:
             for side in (chosen, rejected)
         )
         prompt, chosen, rejected = _lead(row, column, chosen, rejected)
-    extras = _extras(row) if isinstance(prompt, list) else {}
-    margin = {} if row.get("margin") is None else {"margin": _number(row, "margin")}
+    extras = read_extras(row) if isinstance(prompt, list) else {}
+    margin = {} if row.get("margin") is None else {"margin": read_number(row, "margin")}
     return [{"prompt": prompt, "completion": side} | extras | margin for side in (chosen, rejected)]
 
 
@@ -116,8 +116,8 @@ def _lead(
 ) -> tuple[list[Message], list[Message], list[Message]]:
     """The messages before the answers; a question in text is the user's, and answers may repeat it."""
     is_text = isinstance(row[column], str)
-    prompt = [{"role": "user", "content": row[column]}] if is_text else _asked(row, column)
-    system = _optional_text(row, "system")
+    prompt = [{"role": "user", "content": row[column]}] if is_text else read_prompt(row, column)
+    system = read_optional_text(row, "system")
     if system and prompt[0]["role"] != "system":
         prompt.insert(0, {"role": "system", "content": system})
     for start in range(len(prompt)):
@@ -131,10 +131,10 @@ def _lead(
 def _answer(row: Row, column: str) -> str | list[Message]:
     value = row.get(column)
     if isinstance(value, Mapping):
-        return [_from_turn(value, column)]
+        return [read_turn(value, column)]
     if isinstance(value, list):
-        return _turns(row, column)
-    return _text(row, column)
+        return read_turns(row, column)
+    return read_text(row, column)
 
 
 def _divide(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
@@ -146,47 +146,25 @@ def _divide(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     return chosen[:count], chosen[count:], rejected[count:]
 
 
-def _asked(row: Row, column: str) -> list[Message]:
-    messages = _turns(row, column)
-    if messages[-1]["role"] == "assistant":
-        raise DataError(f"column {column} ends with a turn of the assistant, so nothing is asked")
-    return messages
-
-
-def _turns(row: Row, column: str) -> list[Message]:
-    """Messages, written as such or as ShareGPT's turns."""
-    turns = _list(row, column, "messages")
-    if isinstance(turns[0], Mapping) and "role" not in turns[0]:
-        return [_from_turn(turn, column) for turn in turns]
-    return [_from_message(turn, column) for turn in turns]
-
-
-def _number(row: Row, column: str) -> float:
-    value = row[column]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"column {column} must be a number, found {type(value).__name__}")
-    return float(value)
-
-
 def _from_alpaca_to_chat(row: Row) -> Example:
-    system = _optional_text(row, "system")
+    system = read_optional_text(row, "system")
     prompt = [{"role": "system", "content": system}] if system else []
     for question, answer in _history(row):
         prompt += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    question, extra = _text(row, "instruction"), _optional_text(row, "input")
+    question, extra = read_text(row, "instruction"), read_optional_text(row, "input")
     prompt.append({"role": "user", "content": f"{question}\n{extra}" if extra else question})
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": _text(row, "output")}]}
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": read_text(row, "output")}]}
 
 
 def _from_alpaca_to_text(row: Row) -> Example:
     # The headings are those of Stanford Alpaca (tatsu-lab/stanford_alpaca), which models tuned on it expect.
-    system, extra = _optional_text(row, "system"), _optional_text(row, "input")
+    system, extra = read_optional_text(row, "system"), read_optional_text(row, "input")
     parts = [f"{system}\n\n"] if system else []
     for question, answer in _history(row):
         parts.append(f"### Instruction:\n{question}\n\n### Response:\n{answer}\n\n")
-    parts.append(f"### Instruction:\n{_text(row, 'instruction')}\n\n")
+    parts.append(f"### Instruction:\n{read_text(row, 'instruction')}\n\n")
     parts += [f"### Input:\n{extra}\n\n"] if extra else []
-    return {"prompt": f"{''.join(parts)}### Response:\n", "completion": _text(row, "output")}
+    return {"prompt": f"{''.join(parts)}### Response:\n", "completion": read_text(row, "output")}
 
 
 def _history(row: Row) -> list[tuple[str, str]]:
@@ -201,113 +179,3 @@ def _history(row: Row) -> list[tuple[str, str]]:
         ):
             raise DataError("column history holds something else than a pair of question and answer")
     return [(question, answer) for question, answer in pairs]
-
-
-def _text(row: Row, column: str) -> str:
-    value = row.get(column)
-    if isinstance(value, str):
-        return value
-    if value is None:
-        raise DataError(f"column {column} is empty" if column in row else f"has no column {column}")
-    raise DataError(f"column {column} must be text, found {type(value).__name__}")
-
-
-def _optional_text(row: Row, column: str) -> str:
-    """The text of a column that may be absent; empty where it holds nothing but white space."""
-    text = "" if row.get(column) is None else _text(row, column)
-    return text if text.strip() else ""
-
-
-def _list(row: Row, column: str, of: str) -> Sequence[Any]:
-    """The list in a column, which may be written as JSON text, as CSV must."""
-    value = row.get(column)
-    if isinstance(value, str) and value.strip():
-        value = _from_json(value, column)
-    if value is None or value == "":
-        raise DataError(f"column {column} is empty" if column in row else f"has no column {column}")
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        found = "an empty list" if value == [] else type(value).__name__
-        raise DataError(f"column {column} must be a list of {of}, found {found}")
-    return value
-
-
-def _from_json(text: str, column: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"column {column} is text that is not JSON: {error}") from error
-
-
-def _messages(row: Row, column: str) -> list[Message]:
-    return [_from_message(message, column) for message in _list(row, column, "messages")]
-
-
-def _from_message(message: Any, column: str) -> Message:
-    """The message without its nulls, as `apply_chat_template` drops them."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise DataError(f"column {column} holds a message without a role")
-    content = message.get("content")
-    if content is None and not message.get("tool_calls"):
-        raise DataError(f"column {column} holds a message of {message['role']} without content")
-    if isinstance(content, list):
-        for part in content:
-            if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-                raise DataError(
-                    f"column {column} holds a part of type {kind} in a message; ftrun trains on text alone"
-                )
-    elif not isinstance(content, str) and content is not None:
-        found = type(content).__name__
-        raise DataError(
-            f"column {column} holds a message of {message['role']} whose content is no text but {found}"
-        )
-    return {key: part for key, part in message.items() if part is not None}
-
-
-def _extras(row: Row) -> Example:
-    """The tools of a row and its settings for the chat template, where it has any."""
-    tools, settings = (_parsed(row, column) for column in ("tools", "chat_template_kwargs"))
-    if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
-        raise DataError("column tools must be a list of function schemas")
-    if settings and not isinstance(settings, Mapping):
-        raise DataError("column chat_template_kwargs must be a mapping")
-    # Llama's templates write their boilerplate for an empty list of tools too.
-    extras = {"tools": tools, "chat_template_kwargs": settings}
-    return {column: value for column, value in extras.items() if value}
-
-
-def _parsed(row: Row, column: str) -> Any:
-    value = row.get(column)
-    if isinstance(value, str):
-        return _from_json(value, column) if value.strip() else None
-    return value
-
-
-def _from_turn(turn: Any, column: str) -> Message:
-    if not isinstance(turn, Mapping):
-        raise DataError(f"column {column} holds a turn that is not an object")
-    speaker, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    role = SHAREGPT_ROLES.get(str(speaker))
-    if role is None:
-        raise DataError(
-            f"column {column} holds a turn from {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}"
-        )
-    if not isinstance(content, str):
-        raise DataError(f"column {column} holds a turn from {speaker!r} without text")
-    if speaker == "function_call":
-        return {"role": role, "tool_calls": _tool_calls(content)}
-    return {"role": role, "content": content}
-
-
-def _tool_calls(text: str) -> list[dict[str, Any]]:
-    """The calls in a turn from `function_call`: one {name, arguments} as JSON, or a list of them."""
-    calls = _from_json(text, "conversations")
-    calls = calls if isinstance(calls, list) else [calls]
-    if not calls or not all(
-        isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls
-    ):
-        raise DataError("column conversations holds a turn from 'function_call' that names no function")
-    return [
-        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}}
-        for call in calls
-    ]

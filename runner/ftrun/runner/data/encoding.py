@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,25 +12,21 @@ from numpy.typing import NDArray
 
 from ftrun.checks.examples import is_chat
 from ftrun.checks.rows import IGNORED, LossOn, Rows, SourceRows
-from ftrun.runner.data.cache import Arrays, Growing, fetch_arrays, fill_cache
+from ftrun.runner.data.cache import GrowingArray, fetch_arrays, fill_cache, is_small, make_in_memory
 from ftrun.runner.data.key import make_key
 from ftrun.runner.data.rendering import Rendered, Template, read_template, render
 from ftrun.runner.data.splits import Origins
 from ftrun.runner.data.storage import rows_folder
-from ftrun.runner.data.tokens import Tokens, tokenise
+from ftrun.runner.data.tokens import Tokens, starts_of, tokenise
 from ftrun.runner.ranks import count_ranks, share
 from ftrun.schemas.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 1000
 """Rows rendered and encoded at a time; the tokenizer's own objects take about 100 bytes a token. It is even, so that no
 pair is divided."""
-
-FEW = 2000
-"""Rows from which on tokens go into files, and into the cache: fewer are tokenised in a fraction of a second."""
 
 
 def encode_split(
@@ -48,12 +44,12 @@ def encode_split(
     `truncation_mode` is None, rows longer than `max_length` are left out and none is cut. A pair stays or
     goes as a whole. Of many rows the tokens are in files, those of an earlier run where its cache has them.
     """
-    what = origins, sources, tokenizer, max_length, truncation_mode
-    make = partial(_encode, *what)
-    if len(origins) < FEW:
-        arrays = _make(make)
+    inputs = origins, sources, tokenizer, max_length, truncation_mode
+    make = partial(_encode, *inputs)
+    if is_small(len(origins)):
+        arrays = make_in_memory(make)
     else:
-        key = None if rows_folder() is None else make_key(*what)
+        key = None if rows_folder() is None else make_key(*inputs)
         if key is not None and count_ranks() > 1:
             share(partial(fill_cache, key, make))
         arrays = fetch_arrays(key, make)
@@ -68,59 +64,72 @@ def _encode(
     max_length: int | None,
     truncation_mode: str | None,
     folder: Path | None,
-) -> dict[str, Growing]:
+) -> dict[str, GrowingArray]:
     """The arrays of `Rows` by their names, in files of the folder where there is one."""
     # One number for each origin: `unique` over numbers is far quicker than over pairs.
     keys = origins[:, 0].astype(np.int64) << 32 | origins[:, 1]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     unique = origins[first]
     sides = max(source.sides for source in sources)
-    tokens = Growing(folder, "ids", np.int32), Growing(folder, "labels", np.int32)
+    tokens = GrowingArray(folder, "ids", np.int32), GrowingArray(folder, "labels", np.int32)
+    batches = tokenise(_render_sources(unique, sources, tokenizer), tokenizer)
+    full, lengths, trained = _append_tokens(
+        tokens, map(_share_prompts, batches) if sides > 1 else batches, max_length, truncation_mode
+    )
+    too_long = np.zeros(len(full), bool)
+    if truncation_mode is None and max_length is not None:
+        too_long = _of_whole_pairs(full > max_length, sides)
+    empty = _of_whole_pairs((trained == 0) & ~_is_prompt(unique, sources), sides) & ~too_long
+    keep = ~(too_long | empty)[inverse]
+    chosen = inverse[keep]
+    ids, labels = _pick(tokens, lengths, chosen, folder)
+    columns = {
+        "starts": starts_of(lengths[chosen]),
+        "full_lengths": full[chosen].astype(np.int32),
+        "origins": origins[keep],
+        "dropped": origins[empty[inverse]],
+        "too_long": origins[too_long[inverse]],
+    }
+    return {"ids": ids, "labels": labels} | {
+        name: _write_array(folder, name, values) for name, values in columns.items()
+    }
+
+
+def _append_tokens(
+    tokens: tuple[GrowingArray, GrowingArray],
+    batches: Iterable[Tokens],
+    max_length: int | None,
+    truncation_mode: str | None,
+) -> NDArray[np.int64]:
+    """Add the ids and labels of all batches, truncated, to `tokens`. Returns of each row its length as it was, its
+    length now, and how many of its tokens train."""
     counts = [np.zeros((3, 0), np.int64)]
-    for batch in tokenise(_render_sources(unique, sources, tokenizer), tokenizer):
-        if sides > 1:
-            batch = _share_prompts(batch)
+    for batch in batches:
         full = np.diff(batch.starts)
         if truncation_mode is not None:
             batch = _truncate(batch, max_length, truncation_mode)
         tokens[0].append(batch.ids)
         tokens[1].append(batch.labels)
         counts.append(np.stack((full, np.diff(batch.starts), _trained_per_row(batch))))
-    full, lengths, trained = np.concatenate(counts, axis=1)
-    too_long = np.zeros(len(full), bool)
-    if truncation_mode is None and max_length is not None:
-        too_long = full > max_length
-    prompts = np.array([source.loss_on == "nothing" for source in sources])
-    empty = (trained == 0) & ~prompts[unique[:, 0]]
-    too_long, empty = (mask.reshape(-1, sides).any(1).repeat(sides) for mask in (too_long, empty))
-    keep = ~(too_long | empty)[inverse]
-    chosen = inverse[keep]
-    ids, labels = _pick(tokens, lengths, chosen, folder)
-    columns = {
-        "starts": _starts_of(lengths[chosen]),
-        "full_lengths": full[chosen].astype(np.int32),
-        "origins": origins[keep],
-        "dropped": origins[(empty & ~too_long)[inverse]],
-        "too_long": origins[too_long[inverse]],
-    }
-    return {"ids": ids, "labels": labels} | {
-        name: _write(folder, name, values) for name, values in columns.items()
-    }
+    return np.concatenate(counts, axis=1)
 
 
-def _make(make: Callable[[None], dict[str, Growing]]) -> Arrays:
-    """The arrays in memory."""
-    return {name: one.finish() for name, one in make(None).items()}
+def _is_prompt(origins: Origins, sources: tuple[SourceRows, ...]) -> NDArray[np.bool_]:
+    """Which rows are prompts, of which no token trains."""
+    of_source = np.array([source.loss_on == "nothing" for source in sources])
+    found: NDArray[np.bool_] = of_source[origins[:, 0]]
+    return found
 
 
-def _write(folder: Path | None, name: str, values: NDArray[Any]) -> Growing:
-    column = Growing(folder, name, values.dtype.type)
-    column.append(values)
-    return column
+def _of_whole_pairs(rows: NDArray[np.bool_], sides: int) -> NDArray[np.bool_]:
+    """The rows that are chosen, and with one side of a pair the other."""
+    return rows.reshape(-1, sides).any(1).repeat(sides)
 
 
-def _starts_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
+def _write_array(folder: Path | None, name: str, values: NDArray[Any]) -> GrowingArray:
+    written = GrowingArray(folder, name, values.dtype.type)
+    written.append(values)
+    return written
 
 
 def _render_sources(
@@ -164,9 +173,7 @@ def _truncate(tokens: Tokens, max_length: int | None, mode: str) -> Tokens:
     position = np.arange(len(tokens.ids)) - np.repeat(tokens.starts[:-1], lengths)
     cut = np.repeat(lengths - max_length, lengths)
     keep = position < max_length if mode == "keep_start" else position >= cut
-    starts = np.zeros_like(tokens.starts)
-    np.cumsum(np.minimum(lengths, max_length), out=starts[1:])
-    return Tokens(tokens.ids[keep], tokens.labels[keep], starts)
+    return Tokens(tokens.ids[keep], tokens.labels[keep], starts_of(np.minimum(lengths, max_length)))
 
 
 def _share_prompts(tokens: Tokens) -> Tokens:
@@ -188,16 +195,16 @@ def _trained_per_row(tokens: Tokens) -> NDArray[np.int64]:
 
 
 def _pick(
-    tokens: tuple[Growing, Growing],
+    tokens: tuple[GrowingArray, GrowingArray],
     lengths: NDArray[np.int64],
     chosen: NDArray[np.int64],
     folder: Path | None,
-) -> tuple[Growing, Growing]:
+) -> tuple[GrowingArray, GrowingArray]:
     """Ids and labels of the rows that are chosen, in that order, instead of those of all rows of these lengths."""
     if len(chosen) == len(lengths) and (chosen == np.arange(len(chosen))).all():
         return tokens
-    starts = _starts_of(lengths)
-    picked = Growing(folder, "picked_ids", np.int32), Growing(folder, "picked_labels", np.int32)
+    starts = starts_of(lengths)
+    picked = GrowingArray(folder, "picked_ids", np.int32), GrowingArray(folder, "picked_labels", np.int32)
     for source, target in zip(tokens, picked, strict=True):
         values = source.finish()
         for first in range(0, len(chosen), BATCH):
@@ -207,76 +214,3 @@ def _pick(
             target.append(values[np.repeat(starts[rows], lengths[rows]) + within])
         source.remove()
     return picked
-
-
-def make_dataset(rows: Rows) -> Dataset:
-    """An Arrow data set of `input_ids` and `labels` over the same memory: nothing is copied."""
-    return _make_table(input_ids=_as_lists(rows.ids, rows.starts), labels=_as_lists(rows.labels, rows.starts))
-
-
-def make_prompts(rows: Rows) -> Dataset:
-    """A data set of `input_ids` alone, one row for each prompt."""
-    return _make_table(input_ids=_as_lists(rows.ids, rows.starts))
-
-
-def make_pairs(rows: Rows, **columns: NDArray[np.float64]) -> Dataset:
-    """A data set of `chosen_ids` and `rejected_ids`, each whole with its prompt, as TRL's RewardTrainer has it.
-
-    `columns` are further ones, with a value for each pair.
-    """
-    sides = _take(rows, {"chosen_ids": partial(_is_side, side=0), "rejected_ids": partial(_is_side, side=1)})
-    return _make_table(**sides, **columns)
-
-
-def make_divided_pairs(rows: Rows) -> Dataset:
-    """A data set of `prompt_ids`, `chosen_ids` and `rejected_ids`, as TRL's DPOTrainer has it."""
-
-    def answer(block: Rows, side: int) -> NDArray[np.bool_]:
-        wanted: NDArray[np.bool_] = _is_side(block, side) & (block.labels != IGNORED)
-        return wanted
-
-    def prompt(block: Rows) -> NDArray[np.bool_]:
-        wanted: NDArray[np.bool_] = _is_side(block, 0) & (block.labels == IGNORED)
-        return wanted
-
-    chosen, rejected = partial(answer, side=0), partial(answer, side=1)
-    return _make_table(**_take(rows, {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}))
-
-
-def _is_side(block: Rows, side: int) -> NDArray[np.bool_]:
-    """Which tokens are of this side of their pair."""
-    return np.repeat(np.arange(len(block)) % 2 == side, block.lengths)
-
-
-def _take(rows: Rows, choices: Mapping[str, Callable[[Rows], NDArray[np.bool_]]]) -> dict[str, Any]:
-    """Arrow lists of the tokens that each choice picks out of pairs, one list for each pair."""
-
-    def write(folder: Path | None) -> dict[str, Growing]:
-        ids = {name: Growing(folder, name, np.int32) for name in choices}
-        counts = {f"{name} counted": Growing(folder, f"{name}_counted", np.int64) for name in choices}
-        for _, block in rows.blocks():
-            for name, choose in choices.items():
-                chosen = choose(block)
-                ids[name].append(block.ids[chosen])
-                counts[f"{name} counted"].append(block.count(chosen).reshape(-1, 2).sum(1))
-        return ids | counts
-
-    arrays = _make(write) if len(rows) < FEW else fetch_arrays(None, write)
-    return {name: _as_lists(arrays[name], _starts_of(arrays[f"{name} counted"])) for name in choices}
-
-
-def _as_lists(values: NDArray[np.int32], starts: NDArray[np.int64]) -> Any:
-    """An Arrow array of lists. Plain lists count to 2^31 in all; the large ones are for what is longer."""
-    import pyarrow as pa
-
-    lists, counter = (pa.ListArray, np.int32) if starts[-1] < 2**31 else (pa.LargeListArray, np.int64)
-    return lists.from_arrays(pa.array(starts.astype(counter)), pa.array(values))
-
-
-def _make_table(**columns: Any) -> Dataset:
-    import pyarrow as pa
-    from datasets import Dataset
-    from datasets.fingerprint import generate_random_fingerprint
-
-    # Without one, the whole table would be pickled to be digested.
-    return Dataset(pa.table(columns), fingerprint=generate_random_fingerprint())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ftrun.checks.rows import BadRow, SourceHead
 from ftrun.runner.data.readers import READERS, REFUSED, TOGETHER, Numbered, read_columns, read_file
-from ftrun.schemas.errors import DataError
+from ftrun.schemas.errors import DataError, first_line
 from ftrun.schemas.sections import Source
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _read_saved(path: Path, source: Source) -> Iterator[Numbered]:
     try:
         saved = load_from_disk(str(path))
     except Exception as error:  # a build boundary: a damaged folder fails in as many ways as it has files
-        raise DataError(f"{source.path} is not whole: {_first_line(error)}") from error
+        raise DataError(f"{source.path} is not whole: {first_line(error)}") from error
     if isinstance(saved, DatasetDict):
         if source.split not in saved:
             raise DataError(f"{source.path} has no split {source.split}; it has {', '.join(saved)}")
@@ -140,7 +140,7 @@ def _read_saved(path: Path, source: Source) -> Iterator[Numbered]:
         saved.data.validate(full=True)  # as for an Arrow file: places beyond its end would end the process
         yield from _read_dataset(saved)
     except Exception as error:  # the same boundary: what is damaged may show only where rows are read
-        raise DataError(f"{source.path} is not whole: {_first_line(error)}") from error
+        raise DataError(f"{source.path} is not whole: {first_line(error)}") from error
 
 
 def _read_dataset(rows: Dataset) -> Iterator[Numbered]:
@@ -157,11 +157,6 @@ def _read_hub(source: Source) -> Iterator[Numbered]:
     except Exception as error:  # a build boundary: the hub's client raises errors of a dozen families
         raise DataError(
             f"{source.path} is no file or folder beside the recipe, and as a hub data set it cannot be read: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     yield from _read_dataset(rows)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

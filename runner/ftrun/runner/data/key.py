@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks import examples
 from ftrun.checks.rows import SourceRows
-from ftrun.runner.data.shelf import Shelf
 from ftrun.runner.data.splits import Origins
+from ftrun.runner.data.spool import SpooledExamples
 from ftrun.runner.record.digests import digest_document
 from ftrun.runner.weights import digest_file
 
@@ -36,13 +36,13 @@ def make_key(
     code that makes tokens of them; None where a tokenizer has code of its own, or examples have no digest."""
     if not tokenizer.is_fast or not type(tokenizer).__module__.startswith("transformers."):
         return None
-    shelves = [source.examples for source in sources if isinstance(source.examples, Shelf)]
-    if len(shelves) < len(sources):
+    spools = [source.examples for source in sources if isinstance(source.examples, SpooledExamples)]
+    if len(spools) < len(sources):
         return None
     template = str(tokenizer.chat_template)
     return digest_document(
         {
-            "examples": [shelf.digest for shelf in shelves],
+            "examples": [spool.digest for spool in spools],
             "read as": [[source.format, source.loss_on, source.sides] for source in sources],
             "origins": hashlib.sha256(origins.tobytes()).hexdigest(),
             "tokenizer": tokenizer.backend_tokenizer.to_str(),

@@ -13,7 +13,7 @@ from ftrun.checks.rows import BadRow, LossOn, SourceRows
 from ftrun.runner.data.conversion import make_converter
 from ftrun.runner.data.files import read_source
 from ftrun.runner.data.readers import Numbered
-from ftrun.runner.data.shelf import Shelf
+from ftrun.runner.data.spool import SpooledExamples
 from ftrun.schemas.errors import DataError
 from ftrun.schemas.formats import COLUMNS, recognise, rename
 from ftrun.schemas.sections import Source
@@ -79,7 +79,7 @@ class _Survey:
 class _Converted:
     """Examples, the row number of each, and the rows that are none."""
 
-    examples: Shelf
+    examples: SpooledExamples
     numbers: array[int]
     bad: tuple[BadRow, ...]
     survey: _Survey
@@ -100,7 +100,7 @@ def _survey(rows: Iterable[Numbered]) -> _Survey:
 
 def _convert(rows: Iterable[Numbered], source: Source, format: str, has_template: bool) -> _Converted:
     convert = make_converter(format, has_template)
-    examples, numbers = Shelf(), array("q")
+    examples, numbers = SpooledExamples(), array("q")
     bad: list[BadRow] = []
 
     def take(rows: Iterable[Numbered]) -> Iterator[Numbered]:

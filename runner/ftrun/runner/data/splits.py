@@ -56,6 +56,13 @@ def split_rows(
             "eval", eval, _all_origins(eval), *_count_read(eval), nothing, eval_weights, seed
         )
     if len(origins) < 2:
+        bad = [(source.label, row) for source in train for row in source.bad]
+        if bad:  # otherwise the unreadable rows are told with all that is known of them
+            label, first = bad[0]
+            raise DataError(
+                f"{label}: row {first.row} cannot be read: {first.reason}; of {len(origins) + len(bad)} rows "
+                f"{len(origins)} can be read, and data.eval.fraction needs two to divide"
+            )
         raise DataError("data.eval.fraction needs at least two rows to divide")
     count = min(max(1, round(fraction * len(origins))), len(origins) - 1)
     order = np.random.default_rng(seed).permutation(len(origins))

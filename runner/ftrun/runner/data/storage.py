@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftrun.runner.record.digests import cache_folder
+from ftrun.schemas.cache import cache_folder
 
 DRAFT = "draft-"
 """How folders are called that are not whole yet."""

@@ -56,8 +56,12 @@ def tokenise(batches: Iterable[Sequence[Rendered]], tokenizer: PreTrainedTokeniz
             rows = _encode(batch, tokenizer, words)
             lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
             ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32)
-            starts = np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
-            yield Tokens(ids, _label(ids, lengths, rows), starts)
+            yield Tokens(ids, _label(ids, lengths, rows), starts_of(lengths))
+
+
+def starts_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each row starts in a flat array of rows of these lengths, and behind them its end."""
+    return np.concatenate((np.zeros(1, np.int64), lengths.cumsum()))
 
 
 def _label(ids: NDArray[np.int32], lengths: NDArray[np.int64], rows: Sequence[Encoded]) -> NDArray[np.int32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ftrun.checks.batches import find_rows, rows_of
@@ -19,18 +20,24 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def name_culprits(at: AtModel, batches: Sequence[Batch]) -> tuple[str, ...]:
-    """The rows to blame for an update that is no number, in whichever process: as `rows.jsonl row 17`, ten of them at
-    most; empty where there are none. All processes have to call, each with its own micro-batches."""
-    culprits = find_culprits(at, batches)
+FAR = 30.0
+"""How many times the median of all a gradient is that of an outlier."""
+
+
+def name_culprits(at: AtModel, batches: Sequence[Batch], *, outliers: bool = False) -> tuple[str, ...]:
+    """The rows to blame for an update that is no number, or for `outliers`, in whichever process: as `rows.jsonl row
+    17`, ten of them at most; empty where there are none. All processes have to call, each with its own micro-batches.
+    """
+    culprits = find_culprits(at, batches, outliers=outliers)
     told = gather(name_rows(at, culprits) if culprits else (), "rows to blame")
     return tuple(dict.fromkeys(name for own in told for name in own))[:10]
 
 
-def find_culprits(at: AtModel, batches: Sequence[Batch]) -> list[Batch]:
-    """The parts of micro-batches for which the model, as it is, gives a loss or a gradient that is no number: single
-    rows, or whole micro-batches where rows do not stand alone (pairs, and rows without padding between them). Empty
-    where a process has parts of the model, which it cannot ask on its own.
+def find_culprits(at: AtModel, batches: Sequence[Batch], *, outliers: bool = False) -> list[Batch]:
+    """The parts of micro-batches for which the model, as it is, gives a loss or a gradient that is no number, and with
+    `outliers` those whose gradient is FAR times that of the others: single rows, or whole micro-batches where rows do
+    not stand alone (pairs, and rows without padding between them). Empty where a process has parts of the model, which
+    it cannot ask on its own.
 
     Random states, gradients and what the trainer logs next are afterwards what they were.
     """
@@ -42,14 +49,18 @@ def find_culprits(at: AtModel, batches: Sequence[Batch]) -> list[Batch]:
     metrics = deepcopy(getattr(trainer, "_metrics", None))
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
     with torch.random.fork_rng(devices), alone():  # each process has rows of its own to try
-        found = [part for batch in batches for part in _split(at, batch) if not _is_computable(trainer, part)]
+        parts = [part for batch in batches for part in _split(at, batch)]
+        norms = [_measure(trainer, part) for part in parts]
     trainer.model.zero_grad()
     if metrics is not None:
         at.trainer._metrics = metrics
-    return found
+    known = [norm for norm in norms if math.isfinite(norm)]
+    most = FAR * median(known) if outliers and len(known) > 1 else math.inf
+    return [part for part, norm in zip(parts, norms, strict=True) if not math.isfinite(norm) or norm > most]
 
 
-def _is_computable(trainer: Trainer, part: Batch) -> bool:
+def _measure(trainer: Trainer, part: Batch) -> float:
+    """The norm of the gradient of a part; no number where the loss is none."""
     import torch
 
     trainer.model.zero_grad()
@@ -59,7 +70,8 @@ def _is_computable(trainer: Trainer, part: Batch) -> bool:
         loss = forward(trainer, part, count_items(trainer, part))
         loss.backward()  # type: ignore[no-untyped-call, unused-ignore]  # torch is untyped here
     gradients = [weight.grad for weight in trainer.model.parameters() if weight.grad is not None]
-    return math.isfinite(loss.item()) and math.isfinite(float(torch.nn.utils.get_total_norm(gradients)))
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    return norm if math.isfinite(loss.item()) else math.nan
 
 
 def _split(at: AtModel, batch: Batch) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.optimisation import AtLook, Layer, Look, layer_of
 from ftrun.checks.stages import AtModel
+from ftrun.runner.guarding.reach import find_jumps
 from ftrun.runner.guarding.transfer import bring
 from ftrun.runner.ranks import gather
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from ftrun.runner.guarding.watch import Watch
 
-GUARDS = frozenset({"gradients_vanish_in_layers", "frozen_weights_move", "weights_not_finite"})
+GUARDS = frozenset(
+    {"gradients_vanish_in_layers", "frozen_weights_move", "weights_not_finite", "weights_jump"}
+)
 """Those that wait for a look."""
 
 LOOKS, APART = 100, 10
@@ -57,6 +60,8 @@ class Inspector:
         self.frozen = dict(_find_frozen(trainer))
         self.device = trainer.args.device
         self.start = take_sample(self.frozen.values(), self.device)
+        trained = dict(_find_trained(trainer))
+        self.last = tuple(trained), take_sample(trained.values(), self.device), trainer.state.global_step
         self.before: tuple[tuple[str, ...], torch.Tensor] | None = None
         self.rate = 0.0
 
@@ -78,6 +83,7 @@ class Inspector:
         parts = [
             _gather(measure_norms(list(trained.values())), self.device),
             _differ(take_sample(self.frozen.values(), self.device), self.start),
+            self._find_jumps(trained, sample, step),
         ]
         moved = None
         if seen is not None:
@@ -91,6 +97,7 @@ class Inspector:
             numbers = iter(read())
             weights = {name: next(numbers) for name in names}
             changed = tuple(name for name in self.frozen if next(numbers))
+            jumps = {name: next(numbers) for name in names}
             pushed = () if seen is None else tuple(seen.norms)
             norms = {name: next(numbers) for name in pushed}
             pushes = {name: next(numbers) for name in pushed}
@@ -101,9 +108,21 @@ class Inspector:
                 _find_still(trained, pushes, motion),
                 changed,
                 tuple(name for name, norm in weights.items() if not _is_finite(norm, trained[name])),
+                {name: times for name, times in jumps.items() if 1 < times < math.inf},
             )
 
         return wait
+
+    def _find_jumps(
+        self, trained: Mapping[str, torch.Tensor], sample: torch.Tensor, step: int
+    ) -> torch.Tensor:
+        import torch
+
+        names, before, since = self.last
+        self.last = tuple(trained), sample, step
+        if names != self.last[0]:
+            return torch.zeros(len(sample), device=self.device)
+        return find_jumps(self.trainer.args, trained.values(), before, sample, step - since)
 
 
 def measure_norms(tensors: list[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -197,6 +216,7 @@ def merge(looks: Sequence[Look]) -> Look:
         still=first.still.union(*(one.still for one in looks)),
         frozen_moved=tuple(dict.fromkeys(name for one in looks for name in one.frozen_moved)),
         not_finite=tuple(dict.fromkeys(name for one in looks for name in one.not_finite)),
+        jumped={name: times for one in looks for name, times in one.jumped.items()},
     )
 
 
@@ -239,7 +259,8 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
             self.ask()
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.look(state.global_step)
+            if not args.load_best_model_at_end:  # which are weights of another step
+                self.look(state.global_step)
             self.ask()
 
         def look(self, step: int) -> None:

@@ -216,7 +216,9 @@ def judge(recovery: Recovery, alarm: Alarm, step: int) -> None:
             done += f" and {recovery.remedy.learning_rate_factor:.3g} of the learning rate"
         recovery.events.tell(alarm.finding, done, alarm.step)
         return
-    remedy, culprits = recovery.remedy, name_culprits(at, alarm.batches)
+    # A spike that reached the optimizer is told at its own step, and may be that of one row.
+    spike = alarm.finding.id == "GUARD018" and alarm.finding.since == alarm.step
+    remedy, culprits = recovery.remedy, name_culprits(at, alarm.batches, outliers=spike)
     if culprits:
         remedy.skipped.add(alarm.step)
         finding = replace(alarm.finding, evidence=culprits)

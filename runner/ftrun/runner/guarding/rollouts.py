@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ftrun.checks.rollouts import (
     AtDistance,
     AtRollout,
+    AtScores,
     Distance,
     HeldOut,
     Rollout,
@@ -106,6 +107,8 @@ def make_callback(watch: Watch, at: AtModel) -> TrainerCallback:
                 seen = trainer.seen["figures"]
                 memory.answers = list_answers(trainer.seen)
                 memory.rollouts.append(describe_rollout(trainer, memory.answers))
+                scored = AtScores(training.recipe, training.file, memory.rollouts, memory.answers)
+                watch.ask(scored, state.global_step)
                 ask(state)
 
         def on_evaluate(

@@ -20,7 +20,16 @@ from ftrun.checks.finding import Finding
 from ftrun.checks.rollouts import AtPolicy
 from ftrun.checks.stages import AtModel
 from ftrun.checks.training import AtEvaluation, AtUpdate, Evaluation, History, Training, Update
-from ftrun.runner.guarding import divergence, feeding, inspection, plateau, probing, rollouts, stalls
+from ftrun.runner.guarding import (
+    divergence,
+    feeding,
+    inspection,
+    plateau,
+    probing,
+    rollouts,
+    settings,
+    stalls,
+)
 from ftrun.runner.guarding.alarm import Alarm
 from ftrun.runner.guarding.events import Events
 from ftrun.runner.guarding.sharding import is_sharded
@@ -70,10 +79,12 @@ class Watch:
         asked = {one.name for one in self.guards if at.recipe.method in one.methods}
         if asked & inspection.GUARDS and not is_sharded(at.trainer):
             at.trainer.add_callback(inspection.make_callback(self, at))
+        if asked & feeding.GUARDS:
+            at.trainer.add_callback(feeding.make_callback(self, at))
         for name, module in (
-            ("batches_unlike_data", feeding),
             ("loss_does_not_fall", plateau),
             ("knowledge_forgotten", probing),
+            ("settings_change", settings),
             ("run_stalls", stalls),
         ):
             if name in asked:

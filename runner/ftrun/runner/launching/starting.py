@@ -65,6 +65,17 @@ def describe_launch(then: Mapping[str, Any]) -> dict[str, Any]:
     return {"processes": None, "machines": 1, "strategy": strategy if count_ranks() > 1 else "ddp"}
 
 
+def require_started(launch: Launch) -> None:
+    """Raise RunError where this is the only process of a run that is to have more: it would train with smaller updates
+    than the recipe's, and fewer of them."""
+    if (launch.processes or launch.machines) > 1 and not is_started():
+        raise RunError(
+            f"launch.processes is {launch.processes or launch.machines}, and this process is the only one. The command "
+            "`ftrun RECIPE` starts them all; a program that calls ftrun is started by torchrun, or sets "
+            "launch.processes=1"
+        )
+
+
 def is_started() -> bool:
     """Whether this process is one of those that a launcher, or ftrun, has started."""
     return "RANK" in os.environ

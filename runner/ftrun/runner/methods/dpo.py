@@ -11,9 +11,10 @@ from ftrun.checks.rows import Rows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.arguments import count_steps, make_arguments
 from ftrun.runner.batch import count_processes
-from ftrun.runner.data.encoding import encode_split, make_divided_pairs
+from ftrun.runner.data.encoding import encode_split
 from ftrun.runner.data.preparation import load_splits
 from ftrun.runner.data.splits import Split, count_splits
+from ftrun.runner.data.tables import make_divided_pairs
 from ftrun.runner.dpo.held_out import Choice, answer_pairs, measure_margins
 from ftrun.runner.model import (
     load_config,

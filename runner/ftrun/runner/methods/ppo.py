@@ -13,9 +13,10 @@ from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.adapters import merge_adapter
 from ftrun.runner.arguments import make_arguments
 from ftrun.runner.batch import count_processes
-from ftrun.runner.data.encoding import encode_split, make_prompts
+from ftrun.runner.data.encoding import encode_split
 from ftrun.runner.data.preparation import load_splits
 from ftrun.runner.data.splits import Split, count_splits
+from ftrun.runner.data.tables import make_prompts
 from ftrun.runner.model import (
     is_classifier,
     load_config,

@@ -13,9 +13,10 @@ from ftrun.checks.rows import IGNORED, Row, Rows
 from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.arguments import count_steps, make_arguments
 from ftrun.runner.batch import count_processes
-from ftrun.runner.data.encoding import encode_split, make_pairs
+from ftrun.runner.data.encoding import encode_split
 from ftrun.runner.data.preparation import load_splits
 from ftrun.runner.data.splits import count_splits
+from ftrun.runner.data.tables import make_pairs
 from ftrun.runner.model import (
     is_classifier,
     load_config,

@@ -12,9 +12,10 @@ from ftrun.checks.stages import AtData, AtEnvironment, AtModel, widen
 from ftrun.runner.answers import answer_rows
 from ftrun.runner.arguments import count_steps, make_arguments
 from ftrun.runner.batch import count_processes
-from ftrun.runner.data.encoding import encode_split, make_dataset
+from ftrun.runner.data.encoding import encode_split
 from ftrun.runner.data.preparation import load_splits
 from ftrun.runner.data.splits import Split, count_splits
+from ftrun.runner.data.tables import make_dataset
 from ftrun.runner.model import (
     load_config,
     load_model,

@@ -1,23 +1,20 @@
-"""Memory of one training step: what is alive, counted at every operation, for tensors with or without values.
+"""Memory of one training step, part by part, for tensors with or without values.
 
 The step is the trainer's own: forward pass, loss, backward pass, clipping and optimizer step, in the state that
-training has after its first step. Counted is what torch's allocator is asked for; scratch memory inside a kernel,
-blocks that the allocator keeps, and a CUDA context are not.
+training has after its first step.
 """
 
 from __future__ import annotations
 
 import re
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from ftrun.runner.plan.live_bytes import FORWARD, LiveBytes, Part, count_bytes
 from ftrun.runner.step import checkpointed
 from ftrun.runner.trial import Batch, advance, forward
 
@@ -25,14 +22,8 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 LAYER = re.compile(r"^(.*\.)?(?:layers|h|blocks|layer)\.(\d+)(?:\.|$)")
-FORWARD, HEAD, UPDATE, ROLLOUT = "forward", "head", "update", "rollout"
-
-
-class Part(NamedTuple):
-    """The most bytes that are alive in a part of a step, and how many of them are gradients of parameters."""
-
-    bytes: int
-    gradients: int
+HEAD, UPDATE, ROLLOUT = "head", "update", "rollout"
+"""Parts of a step beside its forward pass and those of the backward pass through the layers."""
 
 
 class Observer(Protocol):
@@ -88,84 +79,6 @@ class Footprint:
         return self.highest.bytes
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is untyped here
-    """Counts the bytes of all storages that are alive, from those of `held` on; a storage counts once.
-
-    With `fake` there are no values that would tell what the code asks for: a number that it reads is 1, and a mask
-    selects all that it covers, or, where its shape is `scored[0]`, as many as `scored[1]`.
-    """
-
-    def __init__(
-        self,
-        held: Iterable[torch.Tensor],
-        *,
-        gradients: Iterable[torch.Tensor] = (),
-        fake: bool = False,
-        scored: tuple[tuple[int, ...], int] | None = None,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped here
-        self.alive = 0
-        self.gradients = _unique_bytes(gradients)
-        self._all_there = self.gradients > 0
-        self.part = FORWARD
-        self.parts: dict[str, Part] = {}
-        self.starts: dict[str, int] = {}
-        self.fake = fake
-        self.scored = scored
-        self._known: dict[int, weakref.ref[Any]] = {}
-        for tensor in held:
-            self.include(tensor)
-
-    def enter(self, part: str) -> None:
-        """Begin a part of the step."""
-        self.part = part
-        self.starts.setdefault(part, self.alive)
-        self._look()
-
-    def accumulated(self, parameter: torch.Tensor) -> None:
-        """Count a gradient that was not there before."""
-        if not self._all_there:
-            self.gradients += parameter.numel() * parameter.element_size()
-
-    def _look(self) -> None:
-        self.parts[self.part] = max(self.parts.get(self.part, Part(0, 0)), Part(self.alive, self.gradients))
-
-    def include(self, tensor: torch.Tensor) -> None:
-        """Count the storage of a tensor until it goes, unless it is counted already."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-
-        def forget(_: weakref.ref[Any]) -> None:
-            self.alive -= size
-            del self._known[key]
-
-        self._known[key] = weakref.ref(storage, forget)
-        self.alive += size
-        self._look()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        answer = self._answer(func, args) if self.fake else None
-        out = func(*args, **(kwargs or {})) if answer is None else answer
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.include(leaf)
-        return out
-
-    def _answer(self, func: Any, args: Any) -> Any:
-        """What an operation would give that depends on values; None for the others."""
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0 if args[0].is_floating_point() else 1
-        if func is torch.ops.aten.index.Tensor:
-            mask = args[1][0]
-            if mask is not None and mask.dtype is torch.bool:
-                known = self.scored is not None and tuple(mask.shape) == self.scored[0]
-                count = self.scored[1] if known and self.scored is not None else mask.numel()
-                return args[0].new_empty((count, *args[0].shape[mask.ndim :]))
-        return None
-
-
 def models_of(trainer: Trainer) -> dict[str, torch.nn.Module]:
     """The models that a trainer holds, by what they are for: first those that it trains."""
     trained = {name: getattr(trainer.model, name, None) for name in ("policy", "value")}
@@ -208,41 +121,47 @@ def _announced(model: torch.nn.Module, observer: Observer) -> Iterator[None]:
     for match, _ in found:
         if match is not None:
             depths[match[1] or ""] = max(depths.get(match[1] or "", 0), int(match[2]) + 1)
-
-    def announce(match: re.Match[str] | None) -> Callable[[torch.Tensor], None]:
-        if match is None:
-            return observer.accumulated
-        network, layer = match[1] or "", int(match[2])
-        is_last = layer == depths[network] - 1
-        place = "last" if is_last else ("first", "second")[layer] if layer < 2 else "inner"
-
-        def tell(parameter: torch.Tensor) -> None:
-            observer.accumulated(parameter)
-            observer.enter(f"{network}{place}")
-
-        return tell
-
-    def watch(network: str) -> Callable[[Any, Any, Any], None]:
-        def look(module: Any, inputs: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            if hidden.requires_grad:
-                hidden.register_hook(lambda _: observer.enter(f"{network}top"))
-
-        return look
-
     handles: list[Any] = [
-        p.register_post_accumulate_grad_hook(announce(match))  # type: ignore[no-untyped-call]  # torch is untyped here
+        p.register_post_accumulate_grad_hook(_announce(observer, match, depths))  # type: ignore[no-untyped-call]  # torch is untyped here
         for match, p in found
     ]
     for name, module in model.named_modules():
         match = LAYER.match(name)
         if match is not None and match.end() == len(name) and int(match[2]) + 1 == depths.get(match[1] or ""):
-            handles.append(module.register_forward_hook(watch(match[1] or "")))
+            handles.append(module.register_forward_hook(_watch_top(observer, match[1] or "")))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _announce(
+    observer: Observer, match: re.Match[str] | None, depths: Mapping[str, int]
+) -> Callable[[torch.Tensor], None]:
+    """A hook that tells the gradient of a parameter and, where it is a layer's, the part that this begins."""
+    if match is None:
+        return observer.accumulated
+    network, layer = match[1] or "", int(match[2])
+    is_last = layer == depths[network] - 1
+    place = "last" if is_last else ("first", "second")[layer] if layer < 2 else "inner"
+
+    def tell(parameter: torch.Tensor) -> None:
+        observer.accumulated(parameter)
+        observer.enter(f"{network}{place}")
+
+    return tell
+
+
+def _watch_top(observer: Observer, network: str) -> Callable[[Any, Any, Any], None]:
+    """A hook of the last layer's forward pass that tells when the gradient comes back to its output."""
+
+    def look(module: Any, inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: observer.enter(f"{network}top"))
+
+    return look
 
 
 def count_step(
@@ -274,13 +193,13 @@ def count_step(
     whole = len(wanted) == len(parameters)
     return Footprint(
         models=dict(_sizes(models)),
-        optimizer=_unique_bytes(state),
-        gradients=_unique_bytes(p.grad for p in wanted if p.grad is not None),
+        optimizer=count_bytes(state),
+        gradients=count_bytes(p.grad for p in wanted if p.grad is not None),
         activations=counter.starts[HEAD] - resident,
         parts=dict(counter.parts),
         trained=sum(p.numel() for p in wanted),
         total=sum(p.numel() for p in parameters),
-        saved_weights=_unique_bytes(parameters if whole else wanted),
+        saved_weights=count_bytes(parameters if whole else wanted),
     )
 
 
@@ -292,10 +211,5 @@ def _sizes(models: Mapping[str, torch.nn.Module]) -> Iterator[tuple[str, int]]:
     before: list[torch.Tensor] = []
     for name, model in models.items():
         own = _tensors(model)
-        yield name, _unique_bytes([*before, *own]) - _unique_bytes(before)
+        yield name, count_bytes([*before, *own]) - count_bytes(before)
         before += own
-
-
-def _unique_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    storages = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in tensors}
-    return sum(storages.values())

@@ -32,7 +32,7 @@ def plan_recipe(recipe: Path, *, upto: str, sets: Sequence[str], memory: int | N
         missing, last = error, AtRecipe
     plans: list[Plan] = []
     with tempfile.TemporaryDirectory(prefix="ftrun-") as folder:
-        for ascent in _climb(recipe, last, sets, memory, Path(folder)):
+        for ascent in _climb(recipe, last, sets, Path(folder)):
             if ascent.at is None:
                 print_reports([ascent.report], format)
                 return exit_code(ascent.report)
@@ -48,10 +48,8 @@ def plan_recipe(recipe: Path, *, upto: str, sets: Sequence[str], memory: int | N
     return 0
 
 
-def _climb(
-    recipe: Path, last: type[AtRecipe], sets: Sequence[str], memory: int | None, folder: Path
-) -> Iterator[Ascent]:
-    """The stages of the recipe, or of each recipe of a pipeline, with the device that is planned for."""
+def _climb(recipe: Path, last: type[AtRecipe], sets: Sequence[str], folder: Path) -> Iterator[Ascent]:
+    """The stages of the recipe, or of each recipe of a pipeline, up to `last`."""
     # Only what keeps a stage from being built is of interest here: a doubtful run has a plan too.
     checks = load_failures(STAGE_NAMES[last])
 

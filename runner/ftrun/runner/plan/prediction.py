@@ -20,7 +20,8 @@ import torch
 
 from ftrun.checks.rows import IGNORED
 from ftrun.checks.stages import AtData
-from ftrun.runner.plan.footprint import Footprint, Part, count_step
+from ftrun.runner.plan.footprint import Footprint, count_step
+from ftrun.runner.plan.live_bytes import Part
 from ftrun.runner.plan.rows import longest_rows
 from ftrun.runner.plan.weightless import (
     FLASH,

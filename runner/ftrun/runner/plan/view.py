@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from ftrun.runner.plan.curve import draw_curve
 from ftrun.runner.plan.memory import GIB, Memory
 from ftrun.runner.plan.outline import Duration, Plan
 from ftrun.runner.plan.settings import Setting
-from ftrun.runner.printing.text import make_console
+from ftrun.runner.printing.text import ASCII, format_clock, has_blocks, make_console
 
 MOMENTS = {
     "forward": "in the forward pass",
@@ -20,26 +19,14 @@ MOMENTS = {
     "rollout": "while answers are generated",
 }
 
-PLAIN = str.maketrans({"÷": "/", "×": "x", "−": "-", "…": "..."})
-"""What a terminal shows that has ASCII alone."""
-
 
 def print_plans(plans: Iterable[Plan]) -> None:
     """Print plans one after the other, with headings in bold on a terminal."""
-    console, unicode = make_console(), _has_blocks()
+    console, unicode = make_console(), has_blocks()
     for plan in plans:
         for line in format_plan(plan, unicode=unicode):
-            shown = line if unicode else line.translate(PLAIN)
+            shown = line if unicode else line.translate(ASCII)
             console.print(shown, style="bold" if line and not line.startswith(" ") else None)
-
-
-def _has_blocks() -> bool:
-    """Whether the terminal's encoding has the blocks that curves are drawn of."""
-    try:
-        "▁█".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def format_plan(plan: Plan, *, unicode: bool) -> Iterator[str]:
@@ -53,7 +40,7 @@ def format_plan(plan: Plan, *, unicode: bool) -> Iterator[str]:
     if plan.memory is not None:
         yield from _block("Memory", [*_memory(plan.memory), *plan.notes])
     if plan.duration is not None:
-        yield from _block("Time", list(_duration(plan.duration, plan)))
+        yield from _block("Time", list(_duration(plan.duration)))
     yield from _block("Not told", [f"{gap.what}: {gap.why}" for gap in plan.gaps])
     yield ""
 
@@ -163,7 +150,7 @@ def _memory(found: Memory) -> Iterator[str]:
         )
 
 
-def _duration(found: Duration, plan: Plan) -> Iterator[str]:
+def _duration(found: Duration) -> Iterator[str]:
     rollout = f", rollout {_seconds(found.rollout)}" if found.rollout else ""
     yield f"micro-batch {_seconds(found.micro_batch)}, update {_seconds(found.update)}{rollout}"
     evaluation = f", of which {_seconds(found.evaluation)} evaluate" if found.evaluation else ""
@@ -175,9 +162,7 @@ def _seconds(seconds: float) -> str:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 100:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return format_clock(seconds)
 
 
 def _size(size: float) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ftrun.checks.stages import AtData, AtModel, narrow
 from ftrun.runner.adapters import find_base
 from ftrun.runner.arguments import choose_bf16
+from ftrun.runner.model import choose_dtype
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -52,9 +53,8 @@ def build_weightless(at: AtData, folder: Path, *, layers: int | None = None) -> 
     depths: list[int] = []
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with _without_weights(layers, depths), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of copies of fake tensors, and of a GPU that is planned for and not here
+        # Those of copies of fake tensors, and of a GPU that is planned for and not here.
+        warnings.simplefilter("ignore")
         with mode:
             built = method.build_model(settled, folder)
     if at.recipe.training.get("precompute_ref_log_probs"):
@@ -64,7 +64,33 @@ def build_weightless(at: AtData, folder: Path, *, layers: int | None = None) -> 
 
 
 def _settle(at: AtData) -> tuple[AtData, tuple[str, ...]]:
-    """The stage with what needs a GPU or values of weights replaced by what takes as much memory."""
+    """The stage with what needs a GPU or values of weights replaced by what takes as much memory, and what of it
+    takes another."""
+    training, left_out = _settle_training(at)
+    model: dict[str, Any] = {"quantization": None}
+    if at.recipe.model.attention in FLASH:
+        model["attention"] = "sdpa"
+    if at.recipe.model.quantization is not None:
+        left_out += ("quantisation: the base's linear weights are counted at their size in bits",)
+
+    def change(recipe: Any, **further: str) -> Any:
+        own = recipe.model.model_copy(update=model | further)
+        return recipe.model_copy(update={"training": {**recipe.training, **training}, "model": own})
+
+    settled = narrow(
+        at,
+        AtData,
+        recipe=change(at.recipe, dtype=choose_dtype(at.recipe.model, at.machine)),
+        file=replace(at.file, recipe=change(at.file.recipe)),
+        machine=replace(at.machine, devices=()),
+        eval_dataset=None,
+        model_folder=find_base(at.model_folder),
+    )
+    return settled, left_out
+
+
+def _settle_training(at: AtData) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Settings of `training:` in place of those that need a GPU or values, and what is left out by them."""
     training = at.recipe.training
     changes: dict[str, Any] = {
         "use_cpu": True,
@@ -74,40 +100,16 @@ def _settle(at: AtData) -> tuple[AtData, tuple[str, ...]]:
         "eval_strategy": "no",  # what DPO's trainer keeps of its evaluation rows is made with the weights
         "load_best_model_at_end": False,
     }
-    left_out = []
+    left_out: tuple[str, ...] = ()
     if is_eight_bit(training["optim"]):
         changes["optim"] = "adamw_torch"
     if training.get("precompute_ref_log_probs"):
-        changes["precompute_ref_log_probs"] = (
-            False  # it would be done with the weights, before the first step
-        )
+        # It would be done with the weights, before the first step.
+        changes["precompute_ref_log_probs"] = False
     if training.get("activation_offloading"):
         changes["activation_offloading"] = False
-        left_out.append("activation offloading: the memory that it spares is not taken off")
-    model: dict[str, Any] = {"quantization": None}
-    if at.recipe.model.attention in FLASH:
-        model["attention"] = "sdpa"
-    if at.recipe.model.quantization is not None:
-        left_out.append("quantisation: the base's linear weights are counted at their size in bits")
-
-    def change(recipe: Any) -> Any:
-        known = {key: value for key, value in changes.items() if key in at.recipe.training}
-        own = recipe.model.model_copy(update=model)
-        return recipe.model_copy(update={"training": {**recipe.training, **known}, "model": own})
-
-    machine = replace(at.machine, devices=()) if at.machine.devices else at.machine
-    recipe = change(at.recipe)
-    if recipe.model.dtype == "auto":
-        from ftrun.runner.model import choose_dtype
-
-        own = recipe.model.model_copy(update={"dtype": choose_dtype(at.recipe.model, at.machine)})
-        recipe = recipe.model_copy(update={"model": own})
-    file = replace(at.file, recipe=change(at.file.recipe))
-    base = find_base(at.model_folder)
-    settled = narrow(
-        at, AtData, recipe=recipe, file=file, machine=machine, eval_dataset=None, model_folder=base
-    )
-    return settled, tuple(left_out)
+        left_out = ("activation offloading: the memory that it spares is not taken off",)
+    return {key: value for key, value in changes.items() if key in training}, left_out
 
 
 def is_eight_bit(optim: str) -> bool:

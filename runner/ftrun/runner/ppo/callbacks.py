@@ -35,3 +35,15 @@ def make_draw_callback() -> TrainerCallback:
                 torch.manual_seed(args.seed + args.process_index)
 
     return DrawApart()
+
+
+def make_place_callback(trainer: PPOTrainer) -> TrainerCallback:
+    """A callback that brings the reference to the device: with FSDP the policy, whose copy it is, is there only when
+    training begins, and checks ask both before."""
+
+    class PlaceReference(TrainerCallback):  # type: ignore[misc, unused-ignore]  # transformers is untyped here
+        def on_train_begin(self, args: PPOConfig, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+            if trainer.reference is not None:
+                trainer.reference.to(args.device)
+
+    return PlaceReference()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ftrun.runner.ppo.experience import PPOState, concatenate, deal, restore_experience
 from ftrun.runner.ppo.networks import ActorCritic
@@ -19,10 +21,24 @@ if TYPE_CHECKING:
 VALUE, STATE = "value", "ppo_state.pt"
 
 
-def save_networks(networks: ActorCritic, folder: Path) -> None:
-    """Write policy and value model, each as its own `save_pretrained` does."""
-    networks.policy.save_pretrained(folder)
-    networks.value.save_pretrained(folder / VALUE)
+def save_networks(networks: ActorCritic, folder: Path, weights: Mapping[str, Tensor] | None) -> None:
+    """Write policy and value model as model folders."""
+    save_policy(networks, folder, weights)
+    networks.value.save_pretrained(folder / VALUE, state_dict=_of("value", weights))
+
+
+def save_policy(networks: ActorCritic, folder: Path, weights: Mapping[str, Tensor] | None) -> None:
+    """Write the policy as its own `save_pretrained` does. `weights` are those of both networks, where the networks
+    have parts of them."""
+    networks.policy.save_pretrained(folder, state_dict=_of("policy", weights))
+
+
+def _of(network: str, weights: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """The weights of one network, by its own names."""
+    if weights is None:
+        return None
+    prefix = f"{network}."
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
 def load_networks(networks: ActorCritic, folder: Path) -> None:

@@ -111,9 +111,23 @@ class ActorCritic(nn.Module):
         distributions, logprobs = judge_tokens(self.policy, ids, mask, width, temperature)
         values = estimate_values(self.value, ids, mask, width)
         if self.training and torch.is_grad_enabled():
-            return logprobs, values
+            return logprobs.clone(), values.clone()  # FSDP warns of views
         with torch.no_grad():
             return logprobs, values, -(distributions.exp() * distributions).sum(-1)
+
+    def gather(self) -> None:
+        """A forward pass of nothing, around which FSDP gathers the weights that are in no layer."""
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The classes of their layers, where accelerate looks for what is gathered as one by FSDP."""
+        names = (core(network)._no_split_modules or () for network in (self.policy, self.value))
+        return sorted({name for some in names for name in some})
+
+    def tie_weights(self) -> None:
+        """As transformers' models have it; accelerate calls it where it has moved weights."""
+        for network in (self.policy, self.value):
+            core(network).tie_weights()
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """As transformers' models have it; `Trainer.train` calls it."""

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from ftrun.runner.ppo.callbacks import make_draw_callback, make_log_callback
-from ftrun.runner.ppo.checkpoint import load_networks, load_state, save_networks, save_state
+from ftrun.runner.launching.sharding import is_divided
+from ftrun.runner.ppo.callbacks import make_draw_callback, make_log_callback, make_place_callback
+from ftrun.runner.ppo.checkpoint import load_networks, load_state, save_networks, save_policy, save_state
 from ftrun.runner.ppo.config import PPOConfig
 from ftrun.runner.ppo.evaluation import measure_divergence, tabulate
 from ftrun.runner.ppo.experience import PPOState, Sequences, join, shuffle_batches
+from ftrun.runner.ppo.gathering import keep_precision, whole_policy
 from ftrun.runner.ppo.generation import Sampling, answer_prompts
 from ftrun.runner.ppo.losses import lose
 from ftrun.runner.ppo.networks import ActorCritic, as_reference, disable_dropout, evaluating, freeze
@@ -87,8 +89,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[*callbacks, make_log_callback(self), make_draw_callback()],
+            callbacks=[*callbacks, make_log_callback(self), make_draw_callback(), make_place_callback(self)],
         )
+        if self.is_fsdp_enabled:
+            keep_precision(self.accelerator)
         self.reward = reward
         self.examples, self.eval_examples = examples, eval_examples
         self.reference = None if hasattr(policy, "disable_adapter") else freeze(deepcopy(policy))
@@ -162,9 +166,15 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             and args.disable_dropout
             and not args.gradient_checkpointing
             and args.gradient_accumulation_steps == 1
+            and not is_divided(model)  # FSDP gathers backwards as the last forward passes went
         )
         prompts = strip_padding(inputs["input_ids"], inputs["attention_mask"])
-        with torch.no_grad(), evaluating(self.model), self.accelerator.autocast():
+        with (
+            torch.no_grad(),
+            evaluating(self.model),
+            self.accelerator.autocast(),
+            whole_policy(self.model, self.accelerator),
+        ):
             sequences, answers = self.answer(
                 self.model.policy, prompts, self._choose(self.examples, inputs["index"].flatten().tolist())
             )
@@ -258,6 +268,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             torch.no_grad(),
             evaluating(self.model),
             self.accelerator.autocast(),
+            whole_policy(self.model, self.accelerator),
             torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []),
             self.refer() if start else nullcontext(self.model.policy) as model,
         ):
@@ -290,16 +301,17 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         folder = Path(output_dir or self.args.output_dir)
         if _internal_call:
             save_state(self.ppo, folder, self.accelerator.process_index)
+        weights = self.accelerator.get_state_dict(self.model) if is_divided(self.model) else None
         if not self.args.should_save:
             return
-        if _internal_call:
-            save_networks(self.model, folder)
-        else:
-            self.model.policy.save_pretrained(folder)
+        (save_networks if _internal_call else save_policy)(self.model, folder, weights)
         self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_networks(self.model, Path(resume_from_checkpoint))
+        if is_divided(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_networks(self.model, Path(resume_from_checkpoint))
         self.ppo = load_state(
             Path(resume_from_checkpoint),
             self.args.device,
@@ -309,4 +321,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
         )
 
     def _load_best_model(self) -> None:
-        load_networks(self.model, Path(self.state.best_model_checkpoint))
+        if is_divided(self.model):
+            super()._load_best_model()
+        else:
+            load_networks(self.model, Path(self.state.best_model_checkpoint))

@@ -42,6 +42,10 @@ MARKS: Mapping[str, tuple[str, str]] = {
 }
 
 
+ASCII = str.maketrans({"÷": "/", "×": "x", "−": "-", "…": "..."})
+"""What a terminal shows that has ASCII alone."""
+
+
 @dataclass(frozen=True)
 class Line:
     """A line: how far it is indented, and its parts, each with rich's name of its style."""
@@ -63,6 +67,22 @@ def make_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         console.soft_wrap = True
     return console
+
+
+def has_blocks() -> bool:
+    """Whether the encoding of stdout has the blocks that plots are drawn of."""
+    try:
+        "▁█×".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def format_clock(seconds: float) -> str:
+    """A duration to the second: `5:12`, `1:04:33`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def print_report(report: Report) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftrun.runner.record.ladder import Ladder
-from ftrun.runner.tracking.journal import read_journal
+from ftrun.runner.tracking.journal import METRICS_FILE, read_journal
+from ftrun.schemas.errors import RunError
 
 Verdict = Literal["exact", "close", "drifted"]
 Values = Mapping[tuple[int, str], float]
@@ -75,7 +76,7 @@ def compare_runs(
     """Compare two journals, up to step `upto`, and two ladders.
 
     `lock` is that of the run that is repeated, with `resolved`. Where that run did not come to its end (`ended`), what
-    the repetition has beyond it is no difference.
+    the repetition has beyond it is no difference. Raises RunError where `upto` leaves nothing to compare.
     """
     before, after = read_values(then), read_values(now)
     last = min(max((step for step, _ in before), default=0), upto or 2**62)
@@ -87,6 +88,12 @@ def compare_runs(
     for (_, name), value in before.items():
         scales[name] = max(scales.get(name, 0.0), abs(value) if math.isfinite(value) else 0.0)
     compared = sorted(wanted - left_out)
+    if not compared and upto is not None:
+        first_step = min((step for step, _ in {*before} - left_out), default=0)
+        raise RunError(
+            f"there is nothing to compare: the run recorded no number up to step {last}, and its first at step "
+            f"{first_step}; repeat as many steps with --steps"
+        )
     gaps = [gap for key in compared if (gap := _measure(key, before, after, scales)) is not None]
     kind = lock["weights"]["computed_in"]
     tolerance = TOLERANCES.get(lock["weights"]["trained_in"] if kind == "as loaded" else kind, 1e-4)
@@ -110,7 +117,7 @@ def read_values(folder: Path) -> dict[tuple[int, str], float]:
     """The value of each metric at each step, the last one where a step was made twice."""
     return {
         (entry.step, name): value
-        for entry in read_journal(folder / "metrics.jsonl")
+        for entry in read_journal(folder / METRICS_FILE)
         for name, value in entry.metrics.items()
     }
 

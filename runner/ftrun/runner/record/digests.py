@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftrun.runner.launching.sharding import make_whole
 from ftrun.runner.weights import NOT_THE_MODEL, digest_file
+from ftrun.schemas.cache import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,12 +88,6 @@ def digest_document(document: Mapping[str, Any]) -> str:
 def digest_text(text: str) -> str:
     """SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def cache_folder() -> Path:
-    """`ftrun` under `$XDG_CACHE_HOME`, or `~/.cache` where that is unset or relative."""
-    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (chosen if chosen.is_absolute() else Path.home() / ".cache") / "ftrun"
 
 
 def _bytes_of(weight: Tensor) -> Any:

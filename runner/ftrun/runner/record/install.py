@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlparse
 
 from rich.console import Console
 
-from ftrun.runner.record.digests import cache_folder, digest_text
+from ftrun.runner.record.digests import digest_text
+from ftrun.schemas.cache import cache_folder
 from ftrun.schemas.errors import RunError
 
 DONE_FILE = "ftrun-installed"

@@ -16,8 +16,8 @@ from ftrun.runner.reuse import STATE_FILE, read_results
 from ftrun.runner.tracking.delivered import read_delivered
 from ftrun.runner.tracking.delivery import connect, describe_error
 from ftrun.runner.tracking.ledger import ARTIFACTS, has_hidden_part, read_ledger
-from ftrun.runner.tracking.lookup import find_run
-from ftrun.runner.tracking.store import resolve_uri, sqlite_path
+from ftrun.runner.tracking.lookup import find_run, require_store
+from ftrun.runner.tracking.store import resolve_uri
 from ftrun.schemas.errors import RunError, TrackingError
 
 PIPELINE_FILE = "pipeline.yaml"
@@ -93,12 +93,7 @@ def _read_folder(folder: Path, uri: str | None) -> Recorded:
 
 
 def _fetch(reference: str, uri: str, scratch: Path) -> Recorded:
-    database = sqlite_path(uri)
-    if database is not None and not database.is_file():
-        raise TrackingError(
-            f"run {reference} cannot be looked up, since there is no store at {database}; "
-            "name the run's folder, or its store with --uri"
-        )
+    require_store(reference, uri)
     run = find_run(reference, uri, finished=False)
     client = connect(uri)
     scratch.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from ftrun.schemas.bundle import (
     digest_entries,
     judge_name,
 )
-from ftrun.schemas.catalogue import cache_folder
+from ftrun.schemas.bundle_cache import bundles_folder
 from ftrun.schemas.document import read_document
 from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.layers import Layer, read_layers
@@ -251,7 +251,7 @@ def _refuse_weights(key: str, path: Path) -> None:
 
 def _below_cache(name: str) -> str | None:
     """The name, within its bundle, of a file that lies in the cache; None for any other."""
-    found = re.fullmatch(re.escape(cache_folder().absolute().as_posix()) + "/[0-9a-f]{64}/(.+)", name)
+    found = re.fullmatch(re.escape(bundles_folder().absolute().as_posix()) + "/[0-9a-f]{64}/(.+)", name)
     return found[1] if found else None
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ftrun.runner.application import Format
+from ftrun.runner.application import Form
 
 INVALID = 2
 
@@ -46,7 +46,7 @@ Trust = Annotated[
 @sharing.command("list")
 def list_(
     catalogue: Catalogue = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="text or json.")] = Format.text,
+    format: Annotated[Form, typer.Option("--format", "-f", help="How it is written.")] = Form.text,
 ) -> None:
     """List the recipes: name, method, versions, and what each is for."""
     from ftrun.runner.printing.text import make_console

@@ -11,7 +11,8 @@ from yaml import MappingNode, SafeLoader, YAMLError, compose
 from ftrun.schemas.document import Document
 from ftrun.schemas.errors import FtrunError, RecipeError
 from ftrun.schemas.nodes import plain
-from ftrun.schemas.patching import as_yaml, patch_text
+from ftrun.schemas.notation import as_yaml
+from ftrun.schemas.patching import patch_text
 
 # Where the schema lies is of interest to the editor of whoever wrote it.
 EDITOR_LINE = re.compile(r"# yaml-language-server:.*(?:\r\n|\n|$)")
@@ -42,7 +43,12 @@ def flatten(document: Document, merged: Mapping[str, Any]) -> str:
 
 def leading_sentence(text: str) -> str:
     """The first sentence of the comment at the top of a recipe, without what ftrun and editors wrote there."""
-    lines = [line.strip("# \r\n") for line in _leading_lines(EDITOR_LINE.sub("", text)) if COPIED not in line]
+    written = (COPIED, "`ftrun ")  # of the second, the commands that a starter names
+    lines = [
+        line.strip("# \r\n")
+        for line in _leading_lines(EDITOR_LINE.sub("", text))
+        if not any(mark in line for mark in written)
+    ]
     words = " ".join(" ".join(lines).split())
     return re.split(r"(?<=[.!?:]) ", words, maxsplit=1)[0].rstrip(".:") if words else ""
 

@@ -13,11 +13,12 @@ from rich.console import Console
 from ftrun.runner.sharing.collecting import list_named, read_alone, require_base
 from ftrun.runner.sharing.stores import Store, find_bundle
 from ftrun.schemas.bundle import BASE, PREFIX, RECIPE, Address, Bundle, BundleError, read_address
-from ftrun.schemas.catalogue import LOCK_FILE, put_in_cache, read_lock, write_files, write_lock
+from ftrun.schemas.bundle_cache import put_in_cache, write_files
 from ftrun.schemas.document import read_document
 from ftrun.schemas.errors import RecipeError
 from ftrun.schemas.layers import read_layers
 from ftrun.schemas.load import load_recipe
+from ftrun.schemas.lock_file import LOCK_FILE, read_lock, write_lock
 from ftrun.schemas.mistake import Mistake
 from ftrun.schemas.pipeline import is_pipeline, load_pipeline
 from ftrun.schemas.powers import Power, powers_of
@@ -134,6 +135,8 @@ def lock_recipes(recipes: Sequence[Path], store: Store | None, *, check: bool, c
             write_lock(lock, {**before, **new})
         for address, digest in now.items():
             console.print(f"{lock}: {address} is sha256:{digest}")
+    if not any(_addresses(file) for file in files):
+        console.print("nothing to lock: no base of these recipes is of a catalogue")
     for line in stale:
         console.print(f"{line}; `ftrun recipes lock` adds it", style="bold red")
     broken = _broken(files)

@@ -24,7 +24,8 @@ from ftrun.schemas.bundle import (
     checked,
     read_manifest,
 )
-from ftrun.schemas.catalogue import expect, write_files
+from ftrun.schemas.bundle_cache import write_files
+from ftrun.schemas.catalogue import expect
 from ftrun.schemas.errors import MissingExtra
 
 if TYPE_CHECKING:

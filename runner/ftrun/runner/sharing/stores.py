@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ftrun.schemas.bundle import Address, Bundle, BundleError, Manifest
+from ftrun.schemas.bundle_cache import write_files
 from ftrun.schemas.catalogue import (
     VARIABLE,
     choose_version,
@@ -18,7 +19,6 @@ from ftrun.schemas.catalogue import (
     list_versions,
     read_head,
     read_version,
-    write_files,
 )
 
 

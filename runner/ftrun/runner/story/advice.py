@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftrun.runner.checkpoints import list_checkpoints
-from ftrun.runner.story.papers import LOCK
+from ftrun.runner.story.record_files import LOCK
 from ftrun.runner.story.run import Run
 
 

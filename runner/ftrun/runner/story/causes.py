@@ -128,12 +128,12 @@ def _reward(history: History) -> Cause | None:
     """A reward function of the user's that raised."""
     functions = history.setting("reward.functions")
     names = {_base(str(one).partition(":")[0]) for one in (functions if isinstance(functions, list) else ())}
-    for frame in reversed(list(FRAME.finditer(history.papers.error))):
+    for frame in reversed(list(FRAME.finditer(history.files.error))):
         if _base(frame["file"]) in names:
             return Cause(
                 "reward_function",
                 "A reward function of the recipe raised.",
-                (last_line(history.papers.error), f"at {frame['file']}:{frame['line']}, in {frame['name']}"),
+                (last_line(history.files.error), f"at {frame['file']}:{frame['line']}, in {frame['name']}"),
                 "Correct the function; docs/ppo.md says what it is given and what it returns.",
             )
     return None
@@ -141,9 +141,9 @@ def _reward(history: History) -> Cause | None:
 
 def _traceback(history: History) -> Cause | None:
     for sign in SIGNS:
-        line = find_line(sign.pattern, history.papers.error)
+        line = find_line(sign.pattern, history.files.error)
         if line is not None:
-            told = [tell_event(one) for one in history.papers.events if one.guard == "GUARD009"]
+            told = [tell_event(one) for one in history.files.events if one.guard == "GUARD009"]
             size = history.setting("training.per_device_train_batch_size")
             if sign.name == "out_of_memory" and size is not None:
                 told.append(f"it began with a micro-batch of {size}")
@@ -153,8 +153,8 @@ def _traceback(history: History) -> Cause | None:
 
 def _row(history: History) -> Cause | None:
     """A row that good weights cannot compute either: the guard asked them."""
-    guilty = [one for one in history.papers.events if LEFT_OUT in one.done]
-    if not guilty or history.papers.error:
+    guilty = [one for one in history.files.events if LEFT_OUT in one.done]
+    if not guilty or history.files.error:
         return None
     return Cause(
         "row",
@@ -170,7 +170,7 @@ def _row(history: History) -> Cause | None:
 def _half_precision(history: History) -> Cause | None:
     is_half = history.setting("training.fp16") is True or history.setting("model.dtype") == "float16"
     broken = find_broken(history)
-    if not is_half or not broken or history.papers.error:
+    if not is_half or not broken or history.files.error:
         return None
     norm = history.series.get("train/grad_norm")
     high = None if norm is None else norm.highest
@@ -190,11 +190,11 @@ def _half_precision(history: History) -> Cause | None:
 def _learning_rate(history: History) -> Cause | None:
     """The loss left what it had reached while its gradients grew; or it was no number, without a row to blame, and
     preflight or a second attempt speaks against the rate."""
-    if history.papers.error:
+    if history.files.error:
         return None
     rise, broken, warned = find_rise(history), find_broken(history), find_warnings(history)
     guards = ("GUARD001", "GUARD002")
-    blameless = [one for one in history.papers.events if one.guard in guards and LEFT_OUT not in one.done]
+    blameless = [one for one in history.files.events if one.guard in guards and LEFT_OUT not in one.done]
     ran_away = [tell_event(one) for one in blameless if one.guard == "GUARD002"]
     if not (rise or ran_away or (broken and (warned or len(blameless) > 1))):
         return None
@@ -210,7 +210,7 @@ def _learning_rate(history: History) -> Cause | None:
 
 def _guard(history: History) -> Cause | None:
     """A guard that stopped the run, whatever it guards."""
-    told = [one for one in history.papers.events if one.done.startswith(("stopped", "ended"))]
+    told = [one for one in history.files.events if one.done.startswith(("stopped", "ended"))]
     if not told:
         return None
     last = told[-1]
@@ -221,13 +221,13 @@ def _ignored(history: History) -> Cause | None:
     """What a check had called an error, and was told to ignore."""
     told = [
         one
-        for one in history.papers.preflight.get("findings", ())
+        for one in history.files.preflight.get("findings", ())
         if one.get("ignored") and one.get("severity") == "error"
     ]
     if not told:
         return None
     evidence = [f"{one.get('id')}: {one.get('message')}" for one in told]
-    error = history.papers.error
+    error = history.files.error
     evidence += [f"it ended with {last_line(error)}"] if error else []
     return Cause(
         "ignored_finding",
@@ -238,10 +238,10 @@ def _ignored(history: History) -> Cause | None:
 
 
 def _unknown(history: History) -> Cause:
-    error = history.papers.error
+    error = history.files.error
     evidence = [last_line(error), f"at {last_frame(error)}" if last_frame(error) else ""] if error else []
     evidence += [f"the record says: {history.run.failure}"] if history.run.failure and not error else []
-    evidence += [tell_event(one) for one in history.papers.events[-1:]]
+    evidence += [tell_event(one) for one in history.files.events[-1:]]
     what = "Unknown: the record speaks for no cause that ftrun knows."
     folder = history.run.folder
     where = f"The whole traceback is in {folder / 'error.txt'}." if error and folder else ""

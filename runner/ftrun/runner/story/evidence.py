@@ -9,7 +9,7 @@ from statistics import median
 
 from ftrun.runner.story.figures import tell_number
 from ftrun.runner.story.history import History, Series
-from ftrun.runner.story.papers import Event
+from ftrun.runner.story.record_files import Event
 from ftrun.runner.tracking.journal import read_journal
 from ftrun.runner.tracking.ledger import SYSTEM_FILE
 
@@ -47,7 +47,7 @@ def last_frame(text: str) -> str:
 
 def find_broken(history: History) -> list[str]:
     """Where loss or gradient was NaN or infinite, by the guard that reads every step and by what was logged."""
-    said = [one.message for one in history.papers.events if one.guard == "GUARD001"]
+    said = [one.message for one in history.files.events if one.guard == "GUARD001"]
     told = [
         f"GUARD001: {message}" + (f" ({said.count(message)} times)" if said.count(message) > 1 else "")
         for message in dict.fromkeys(said)
@@ -91,7 +91,7 @@ def find_warnings(history: History) -> list[str]:
     """What preflight had said against the learning rate, ignored or not."""
     return [
         f"preflight had said {one.get('id')}: {one.get('message')}"
-        for one in history.papers.preflight.get("findings", ())
+        for one in history.files.preflight.get("findings", ())
         if str(one.get("fix")).startswith(LOWERS)
     ]
 
@@ -129,7 +129,7 @@ def _loss_and_norm(history: History) -> list[tuple[str, Series]]:
     """Loss and norm as they were logged, steps that were given up later included."""
     names = {"train/loss": "the loss", "train/grad_norm": "the norm of the gradient"}
     points: dict[str, list[tuple[int, float]]] = {}
-    for entry in history.papers.entries:
+    for entry in history.files.entries:
         for name in entry.metrics.keys() & names.keys():
             points.setdefault(name, []).append((entry.step, entry.metrics[name]))
     return [(names[name], Series(name, tuple(points[name]))) for name in names if name in points]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ftrun.runner.printing.text import format_clock
 from ftrun.runner.story.history import Series
 from ftrun.runner.story.run import Run
 
@@ -65,6 +66,8 @@ NAMES: Mapping[str, str] = {
     "eval/score_after": "score",
     "eval/score": "score",
 }
+"""What a headline is called beside its value."""
+
 RESULTS: Mapping[str, re.Pattern[str]] = {
     "sft": re.compile("loss|exact_match|mean_token_accuracy"),
     "reward": re.compile("loss|accuracy|margin"),
@@ -76,10 +79,9 @@ RESULTS: Mapping[str, re.Pattern[str]] = {
 SHARES = ("match", "accuracy", "accuracies", "preferred", "generated", "ended")
 """Metrics whose names end so are shares."""
 
-
 WIDE = ("train/loss", "eval/loss", "train/grad_norm")
 FACTOR = 20.0
-"""Metrics that are drawn on a scale of logarithms where their highest value is more than FACTOR times the lowest."""
+"""WIDE metrics are drawn on a scale of logarithms where their highest value is more than FACTOR times the lowest."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,7 @@ def tell_seconds(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if seconds < 60:
         return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return format_clock(seconds)
 
 
 def tell_time(milliseconds: int) -> str:

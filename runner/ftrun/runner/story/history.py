@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ftrun.runner.story.papers import Papers
+from ftrun.runner.story.record_files import RecordFiles
 from ftrun.runner.story.run import Run
 from ftrun.runner.tracking.journal import Entry
 from ftrun.runner.tracking.ledger import TrackedData
@@ -61,7 +61,7 @@ class History:
     uri: str
     """The store, without credentials."""
 
-    papers: Papers
+    files: RecordFiles
     data: tuple[TrackedData, ...] = ()
     children: tuple[Run, ...] = ()
     """The stages of a pipeline's run."""
@@ -69,11 +69,11 @@ class History:
     @cached_property
     def series(self) -> dict[str, Series]:
         """Every metric that was logged, by its name."""
-        return read_series(self.papers.entries)
+        return read_series(self.files.entries)
 
     def setting(self, key: str) -> Any:
         """The value of a dotted key of the resolved recipe, None where it has none."""
-        value: Any = self.papers.settings
+        value: Any = self.files.settings
         for name in key.split("."):
             if not isinstance(value, Mapping):
                 return None

@@ -28,10 +28,13 @@ from ftrun.runner.tracking.store import resolve_uri
 from ftrun.schemas.errors import TrackingError
 
 NEWEST = 20
+"""Runs that are shown without `--all`."""
+
 MOST = 100_000
+"""Runs that are shown with it."""
+
 FARTHEST = 1000
 """How far down the run is looked for that a newer one belongs to; beyond that it stands alone."""
-
 
 STYLES: Mapping[State, str] = {
     "running": "cyan",

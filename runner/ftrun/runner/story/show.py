@@ -51,12 +51,12 @@ def show_run(reference: str, uri: str | None, format: str) -> int:
 
 def describe_history(history: History) -> dict[str, Any]:
     """The story as JSON has it."""
-    now, papers = now_ms(), history.papers
+    now, files = now_ms(), history.files
     return describe_run(history.run, now) | {
         "uri": history.uri,
         "stages": [describe_run(one, now) for one in history.children],
         "tags": dict(history.run.tags),
-        "settings": dict(papers.settings),
+        "settings": dict(files.settings),
         "data": [
             {"source": one.source, "context": one.context, "rows": one.rows, "sha256": one.digest}
             for one in history.data
@@ -74,8 +74,8 @@ def describe_history(history: History) -> dict[str, Any]:
             }
             for one in find_figures(history.run)
         ],
-        "events": [vars(one) | {"evidence": list(one.evidence)} for one in papers.events],
-        "findings": list(papers.preflight.get("findings", ())),
+        "events": [vars(one) | {"evidence": list(one.evidence)} for one in files.events],
+        "findings": list(files.preflight.get("findings", ())),
     }
 
 
@@ -133,7 +133,7 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
         text = f"{data.source}: {data.rows:,} rows, {what}, sha256 {data.digest[:12]}"
         yield "" if number else "data", text
     yield "code", _code(tags)
-    yield "packages", next(iter(_environment(history.papers.preflight)), "")
+    yield "packages", next(iter(_environment(history.files.preflight)), "")
     yield from _course(history)
 
 
@@ -211,10 +211,10 @@ def _figures(history: History) -> Iterator[Line]:
 
 
 def _events(history: History, screen: Screen) -> Iterator[Line]:
-    if not history.papers.events:
+    if not history.files.events:
         return
     yield from _heading("Guards")
-    for event in history.papers.events:
+    for event in history.files.events:
         yield from screen.field(event.guard, f"step {event.step}: {event.message}", column=10, style="yellow")
         yield from screen.lines(f"{event.done}.", 12)
         for text in event.evidence:
@@ -222,8 +222,8 @@ def _events(history: History, screen: Screen) -> Iterator[Line]:
 
 
 def _findings(history: History, screen: Screen) -> Iterator[Line]:
-    findings = [one for one in history.papers.preflight.get("findings", ()) if isinstance(one, dict)]
-    if not history.papers.preflight:
+    findings = [one for one in history.files.preflight.get("findings", ()) if isinstance(one, dict)]
+    if not history.files.preflight:
         return
     yield from _heading("Preflight")
     if not findings:

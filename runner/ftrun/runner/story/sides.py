@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from ftrun.runner.plan.settings import OWNERS, describe_origin
+from ftrun.runner.story.environment import describe_environment
 from ftrun.runner.story.figures import find_figures, tell_seconds
 from ftrun.runner.story.history import History, Series
 from ftrun.runner.story.source import find_history, read_stage
-from ftrun.runner.story.surroundings import describe_surroundings
 from ftrun.runner.tracking.journal import now_ms
 from ftrun.runner.weights import digest_file
 from ftrun.schemas.errors import RecipeError
@@ -160,8 +160,8 @@ def _read_run(history: History) -> Side:
         method=run.method,
         settings=_settings_of_run(history),
         data=_data_of_run(history),
-        environment=describe_surroundings(history),
-        has_lock=bool(history.papers.lock),
+        environment=describe_environment(history),
+        has_lock=bool(history.files.lock),
         series={name: one for name, one in history.series.items() if not NO_CURVES.fullmatch(name)},
         results=_results_of(history),
     )
@@ -178,7 +178,7 @@ def _read_pipeline_run(history: History) -> Side:
         order | _joined({name: _settings_of_run(one) for name, one in stages.items()}),
         _joined({name: _data_of_run(one) for name, one in stages.items()}),
         tuple(stages),
-        environment=describe_surroundings(history),
+        environment=describe_environment(history),
         results=_joined({name: _results_of(one) for name, one in stages.items()}),
     )
 
@@ -187,10 +187,10 @@ def _settings_of_run(history: History) -> dict[str, Setting]:
     """The settings that a run used. Where each came from follows from the recipe as it was written, the command, and
     the defaults; a value that none of them explains is of a base."""
     method = history.run.method
-    written, given = _written(history.papers.written), _given(history.papers.lock)
+    written, given = _written(history.files.written), _given(history.files.lock)
     usual = usual_settings(method) if method in OWNERS else {}
     found = {}
-    for keys, value in _leaves(history.papers.settings):
+    for keys, value in _leaves(history.files.settings):
         key = dotted(keys)
         if f"ftrun.input.{key}" in history.run.tags:
             origin = f"the model of {history.run.tags[f'ftrun.input.{key}'].partition(' ')[0]}"

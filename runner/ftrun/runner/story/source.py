@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftrun.runner.references import OUTPUT
-from ftrun.runner.story.history import History, read_series
+from ftrun.runner.story.folder import find_home, is_run_folder, read_folder, try_ledger
+from ftrun.runner.story.history import History
 from ftrun.runner.story.life import look_for_life
-from ftrun.runner.story.papers import FILES, Papers, read_papers
+from ftrun.runner.story.record_files import FILES, RecordFiles, read_record_files
 from ftrun.runner.story.run import Run
-from ftrun.runner.tracking.delivered import PARENT_TAG, read_delivered
+from ftrun.runner.tracking.delivered import PARENT_TAG
 from ftrun.runner.tracking.delivery import connect, describe_error
 from ftrun.runner.tracking.journal import METRICS_FILE, Entry, now_ms
-from ftrun.runner.tracking.ledger import ARTIFACTS, Ledger, TrackedData, read_ledger
+from ftrun.runner.tracking.ledger import ARTIFACTS, TrackedData
 from ftrun.runner.tracking.lookup import find_run
 from ftrun.runner.tracking.secrets import redact_text
 from ftrun.runner.tracking.store import resolve_uri, sqlite_path
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 OURS = "tags.`ftrun.key` LIKE '%'"
+"""Holds for the runs of ftrun alone."""
+
 MAX_CHILDREN = 200
+"""Stages of a pipeline's run, or repetitions of a run, that are read."""
 
 
 def find_history(reference: str, uri: str | None, command: str) -> History:
@@ -41,12 +45,12 @@ def find_history(reference: str, uri: str | None, command: str) -> History:
     """
     reference = reference.removeprefix("run:")
     folder = Path(reference).expanduser()
-    if _is_run(folder):
+    if is_run_folder(folder):
         return read_folder(folder)
     if "/" in reference or reference.startswith((".", "~")):
         raise TrackingError(f"{reference} is no run folder: it holds no record of a run")
     place = resolve_uri(uri, OUTPUT)
-    ledger = _ledger(OUTPUT / reference)
+    ledger = try_ledger(OUTPUT / reference)
     if ledger is not None and ledger.uri == redact_text(place):
         return read_folder(OUTPUT / reference)
     client = open_store(place, command)
@@ -83,25 +87,11 @@ def open_store(uri: str, command: str) -> MlflowClient:
         raise TrackingError(f"{redact_text(uri)} cannot be opened: {describe_error(error)}") from error
 
 
-def read_folder(folder: Path) -> History:
-    """The run in a run folder, read from its files alone. Raises TrackingError where there is none."""
-    folder = folder.absolute()
-    ledger = read_ledger(folder)
-    if ledger is None:
-        raise TrackingError(f"{folder} is no run folder: it holds no record of a run")
-    papers = read_papers(folder)
-    below = (one for one in sorted(folder.iterdir()) if one.is_dir() and _is_below(one, folder))
-    children = [read_folder(one).run for one in below]
-    children.sort(key=lambda one: one.started)
-    run = _run_of_folder(folder, ledger, papers)
-    return History(run, ledger.uri, papers, ledger.datasets, tuple(children))
-
-
 def read_stage(run: Run) -> History:
     """A run below another: from its folder, else as far as its own values tell."""
     if run.folder is not None:
         return read_folder(run.folder)
-    return History(run, "", Papers(settings=nest(run.params)))
+    return History(run, "", RecordFiles(settings=nest(run.params)))
 
 
 def read_run(found: Any, experiment: str) -> Run:
@@ -110,7 +100,7 @@ def read_run(found: Any, experiment: str) -> Run:
     tags = dict(found.data.tags)
     latest = {one.key: (int(one.step), float(one.value)) for one in found.data.to_proto().metrics}
     times = [int(one.timestamp) for one in found.data.to_proto().metrics]
-    folder, ledger = _home(tags)
+    folder, ledger = find_home(tags)
     status, ended = found.info.status, found.info.end_time or 0
     if ledger is not None:
         status, ended = ledger.status, ledger.end_time
@@ -180,11 +170,11 @@ def _read_found(found: Any, client: MlflowClient, uri: str) -> History:
         return replace(history, run=replace(history.run, run_id=run.run_id))
     below = search(client, [found.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.run_id}'", MAX_CHILDREN)
     children = tuple(read_run(one, experiment) for one in reversed(below))
-    papers = _download(client, run)
-    return History(run, redact_text(uri), papers, tuple(_data(found, papers)), children)
+    files = _download(client, run)
+    return History(run, redact_text(uri), files, tuple(_data(found, files)), children)
 
 
-def _download(client: MlflowClient, run: Run) -> Papers:
+def _download(client: MlflowClient, run: Run) -> RecordFiles:
     """The record's files from MLflow's artifacts, the metrics step by step where the journal is not among them: it is
     sent at the end. Settings are read from the parameters where the recipe cannot be had."""
     from mlflow.exceptions import MlflowException
@@ -199,12 +189,12 @@ def _download(client: MlflowClient, run: Run) -> Papers:
                 if name in FILES and not (name == METRICS_FILE and run.status == "RUNNING"):
                     fetched = client.download_artifacts(run.run_id, artifact.path, folder)
                     Path(fetched).replace(Path(folder, name))
-        papers = read_papers(Path(folder))
-    if not papers.settings:
-        papers = replace(papers, settings=nest(run.params))
-    if not papers.entries:
-        papers = replace(papers, entries=_read_metrics(client, run))
-    return papers
+        files = read_record_files(Path(folder))
+    if not files.settings:
+        files = replace(files, settings=nest(run.params))
+    if not files.entries:
+        files = replace(files, entries=_read_metrics(client, run))
+    return files
 
 
 def _read_metrics(client: MlflowClient, run: Run) -> tuple[Entry, ...]:
@@ -233,13 +223,13 @@ def nest(params: Mapping[str, str]) -> dict[str, Any]:
     return tree
 
 
-def _data(found: Any, papers: Papers) -> Iterator[TrackedData]:
+def _data(found: Any, files: RecordFiles) -> Iterator[TrackedData]:
     """The sources of a run. MLflow keeps one data set for a name and digest in an experiment, with the number of rows
     that its first run had: this run's own is in the preflight report."""
     splits = {"train": "training", "eval": "eval"}
     kept = {
         (one.get("label"), splits.get(one.get("split", ""))): one.get("kept")
-        for one in papers.preflight.get("rows", ())
+        for one in files.preflight.get("rows", ())
     }
     for one in getattr(found.inputs, "dataset_inputs", None) or ():
         tags = {tag.key: tag.value for tag in one.tags}
@@ -250,53 +240,3 @@ def _data(found: Any, papers: Papers) -> Iterator[TrackedData]:
             rows = int(json.loads(one.dataset.profile)["num_rows"])
         digest = tags.get("sha256", one.dataset.digest)
         yield TrackedData(name, name, digest, kept.get((name, context)) or rows, context)
-
-
-def _run_of_folder(folder: Path, ledger: Ledger, papers: Papers) -> Run:
-    delivered = read_delivered(folder, ledger)
-    last_sign = papers.entries[-1].time if papers.entries else ledger.start_time
-    return Run(
-        name=ledger.name,
-        run_id=delivered.run_id,
-        experiment=ledger.experiment,
-        status=ledger.status,
-        life=look_for_life(folder, last_sign, now_ms()) if ledger.status == "RUNNING" else "gone",
-        started=ledger.start_time,
-        ended=ledger.end_time if ledger.status != "RUNNING" else 0,
-        folder=folder,
-        tags={**delivered.tags, **ledger.tags},
-        params=ledger.params,
-        latest={name: one.last for name, one in read_series(papers.entries).items()},
-        last_sign=last_sign,
-        parent=delivered.tags.get(PARENT_TAG, ""),
-    )
-
-
-def _home(tags: Mapping[str, str]) -> tuple[Path | None, Ledger | None]:
-    """The folder of a run and its ledger, where both are on this machine and are of this very run."""
-    if "ftrun.folder" not in tags:
-        return None, None
-    folder = Path(tags["ftrun.folder"])
-    ledger = _ledger(folder)
-    is_same = ledger is not None and ledger.key == tags.get("ftrun.key")
-    return (folder, ledger) if is_same else (None, None)
-
-
-def _is_run(folder: Path) -> bool:
-    return read_ledger(folder) is not None
-
-
-def _ledger(folder: Path) -> Ledger | None:
-    """The ledger of a folder, None where there is none that can be read."""
-    try:
-        return read_ledger(folder)
-    except (TrackingError, OSError):
-        return None
-
-
-def _is_below(folder: Path, parent: Path) -> bool:
-    """Whether a folder holds a stage of the pipeline's run in `parent`."""
-    ledger = _ledger(folder)
-    return (
-        ledger is not None and bool(ledger.parent) and (folder / ledger.parent).resolve() == parent.resolve()
-    )

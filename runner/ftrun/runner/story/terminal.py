@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ftrun.runner.plan.view import PLAIN
-from ftrun.runner.printing.text import Line, make_console
+from ftrun.runner.printing.text import ASCII, Line, has_blocks, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,8 +51,8 @@ class Screen:
 def look_at_terminal(console: Console) -> Screen:
     """The screen of a console."""
     if not console.is_terminal:
-        return Screen(PIPE_WIDTH, False, _has_blocks())
-    return Screen(console.width, True, _has_blocks())
+        return Screen(PIPE_WIDTH, False, has_blocks())
+    return Screen(console.width, True, has_blocks())
 
 
 def print_lines(lines: Iterable[Line], console: Console | None = None) -> None:
@@ -62,16 +60,7 @@ def print_lines(lines: Iterable[Line], console: Console | None = None) -> None:
     from rich.text import Text
 
     console = console or make_console()
-    plain = not _has_blocks()
+    in_ascii = not has_blocks()
     for line in lines:
-        parts = [(text.translate(PLAIN) if plain else text, style) for text, style in line.parts]
+        parts = [(text.translate(ASCII) if in_ascii else text, style) for text, style in line.parts]
         console.print(Text.assemble(" " * line.indent, *parts), soft_wrap=True)
-
-
-def _has_blocks() -> bool:
-    """Whether the encoding of stdout has the blocks that plots are drawn of."""
-    try:
-        "▁█×".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

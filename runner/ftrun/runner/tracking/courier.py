@@ -109,6 +109,7 @@ class Trainer:
 
 
 def main() -> None:
+    """Deliver the record of the run folder that is named, by the orders on stdin; ends the process."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # those are for the process that trains, which then ends us
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -115,12 +115,14 @@ def whole_size(path: Path) -> int:
 
 
 def encode_entry(entry: Entry) -> bytes:
+    """An entry as its line in the journal; NaN and infinities, which JSON lacks, as text."""
     metrics = {key: value if math.isfinite(value) else _spell(value) for key, value in entry.metrics.items()}
     document = {"step": entry.step, "time": entry.time, "metrics": metrics}
     return json.dumps(document, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def now_ms() -> int:
+    """Milliseconds since the epoch, as MLflow counts time."""
     return time.time_ns() // 1_000_000
 
 

@@ -156,6 +156,7 @@ def add_upload(ledger: Ledger, path: str, under: str) -> Ledger:
 
 
 def redact_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags without secrets, each judged by its key."""
     return {key: redact(key, str(value)) for key, value in tags.items()}
 
 

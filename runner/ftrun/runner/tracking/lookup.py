@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftrun.runner.tracking.delivery import connect, describe_error
+from ftrun.runner.tracking.store import sqlite_path
 from ftrun.schemas.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -33,6 +34,16 @@ def find_model(reference: str, uri: str) -> Path:
             f"run:{reference} is {run.info.run_name}, and its model is not on this machine (looked for {model})"
         )
     return model
+
+
+def require_store(reference: str, uri: str) -> None:
+    """Raise TrackingError where `uri` is a SQLite store that is absent: looking a run up would make it."""
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():
+        raise TrackingError(
+            f"run {reference} cannot be looked up, since there is no store at {database}; "
+            "name the run's folder, or its store with --uri"
+        )
 
 
 def find_run(reference: str, uri: str, *, finished: bool = True) -> Any:

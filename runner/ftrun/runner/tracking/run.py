@@ -50,7 +50,7 @@ HURRIED_SECONDS = 10.0
 after its signal, and the reason is to be told before that. The courier goes on by itself."""
 
 LOCK_SECONDS = 1.0  # the courier of a process that disappeared may be ending its run
-TABLES_TAG = "mlflow.loggedArtifacts"
+TABLES_TAG = "mlflow.loggedArtifacts"  # the tag by which MLflow knows which artifacts to show as tables
 FIRST_SIGNAL_CODE = 128  # a process that a signal ends exits with 128 + its number
 
 
@@ -165,9 +165,9 @@ class TrackedRun:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         data = [[row.get(column) for column in columns] for row in rows]
         self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), name)
-        shown = json.loads(self._record.now.tags.get("mlflow.loggedArtifacts", "[]"))
+        shown = json.loads(self._record.now.tags.get(TABLES_TAG, "[]"))
         one = {"path": f"{ARTIFACTS}/{name}", "type": "table"}
-        self.set_tags({"mlflow.loggedArtifacts": json.dumps([*(kept for kept in shown if kept != one), one])})
+        self.set_tags({TABLES_TAG: json.dumps([*(kept for kept in shown if kept != one), one])})
 
     def log_folder(self, path: Path, name: str) -> None:
         """Upload a folder as `<name>/`, after all else, byte for byte and without `training_args.bin`."""

@@ -8,7 +8,7 @@ from typing import Any
 from ftrun.runner.story.history import History
 
 
-def describe_surroundings(history: History) -> dict[str, str]:
+def describe_environment(history: History) -> dict[str, str]:
     """Each fact by its name: of the lock the code, Python, packages, variables and hardware that the run had when it
     last went on; without a lock what tags and the preflight report say."""
     tags = history.run.tags
@@ -18,7 +18,7 @@ def describe_surroundings(history: History) -> dict[str, str]:
         "commit": tags.get("mlflow.source.git.commit"),
         "changes": tags.get("mlflow.source.git.dirty"),
     }
-    segments = history.papers.lock.get("segments")
+    segments = history.files.lock.get("segments")
     if isinstance(segments, list) and segments and isinstance(segments[-1], dict):
         found |= dict(_of_segment(segments[-1]))
     else:
@@ -41,7 +41,7 @@ def _of_segment(segment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _of_facts(history: History) -> Iterator[tuple[str, Any]]:
     facts = [
         str(one.get("text", ""))
-        for one in history.papers.preflight.get("facts", ())
+        for one in history.files.preflight.get("facts", ())
         if one.get("heading") == "Environment"
     ]
     for part in facts[0].split(", ") if facts else ():

@@ -38,7 +38,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Papers:
+class RecordFiles:
     """What the files of a record say; empty where a file is not there or cannot be read."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -57,9 +57,9 @@ class Papers:
     """The journal, in the order in which it was written."""
 
 
-def read_papers(folder: Path) -> Papers:
+def read_record_files(folder: Path) -> RecordFiles:
     """The files of a record in a folder."""
-    return Papers(
+    return RecordFiles(
         settings=_mapping(_read(folder / RESOLVED, yaml.safe_load)),
         written=_read(folder / WRITTEN, str) or "",
         preflight=_mapping(_read(folder / PREFLIGHT, json.loads)),

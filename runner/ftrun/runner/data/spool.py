@@ -23,10 +23,10 @@ VERSION = 2
 """Of marshal's format: a later one writes equal examples in several ways, by who else holds their texts."""
 
 
-class Shelf(Sequence[Mapping[str, Any]]):
+class SpooledExamples(Sequence[Mapping[str, Any]]):
     """A sequence of examples that grows at its end.
 
-    The file has no name, is read by no other process and goes with the shelf. marshal, which reads several times as
+    The file has no name, is read by no other process and goes with the spool. marshal, which reads several times as
     fast as JSON, keeps lists, tuples and numbers as they are; an example that holds something else stays in memory.
     """
 

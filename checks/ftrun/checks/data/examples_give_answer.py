@@ -1,0 +1,61 @@
+"""The examples in a prompt give the answer of the row itself.
+
+Symptom: the loss is near 0 from the first steps on; in use, where the examples are of other questions, the model copies
+them.
+Cause: the examples were drawn from all rows, that of the prompt among them; or a retrieval finds the row itself.
+Fix: draw the examples of a prompt from the other rows.
+Prevention: look at a row with `ftrun preview`.
+Source: told are answers of at least five words that stand in their prompt behind a label such as `Answer:`, with
+something else behind them, in 30 % of the rows: what is to be found in a text stands there without a label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftrun.checks.check import check
+from ftrun.checks.exchanges import Exchange, tell_answers
+from ftrun.checks.finding import Finding
+from ftrun.checks.stages import AtData
+
+if TYPE_CHECKING:
+    from ftrun.checks.testing import World
+
+SHARE = 0.3
+WORDS = 5
+LABEL = re.compile(
+    r"\b(?:answer|response|output|completion|solution|assistant|A)\s*:\s*[\"']?$", re.IGNORECASE
+)
+
+
+@check(
+    "DATA080",
+    title="examples in prompts are of other rows",
+    severity="warning",
+    methods=("sft", "reward", "dpo"),
+)
+def examples_give_answer(at: AtData) -> Iterator[Finding]:
+    yield from tell_answers(
+        at.sources,
+        _is_given,
+        share=SHARE,
+        what="stand in their own prompt, behind the label of an answer",
+        fix="Draw the examples in a prompt from other rows than the one that it asks.",
+    )
+
+
+def _is_given(exchange: Exchange) -> bool:
+    answer, asked = exchange.answered.strip(), exchange.asked.rstrip()
+    place = asked.find(answer)
+    if place < 0 or len(answer.split()) < WORDS or asked.endswith(answer):
+        return False
+    return LABEL.search(asked[:place]) is not None
+
+
+@examples_give_answer.fault
+def examples_are_drawn_from_all_rows(world: World) -> None:
+    for row in world.rows:
+        asked = row["prompt"]
+        row["prompt"] = f"An example.\nQ: {asked}A: {row['completion']}\n\nNow this one: {asked}"
