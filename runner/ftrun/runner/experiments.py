@@ -2,7 +2,7 @@
 
 They are made inside the dry step, which puts back what they change, on the batch that it took and with the weights
 that it left. All but the longest batch are forward passes without gradients on a few rows: as much work as at most
-one and a half steps. Learning the batch by heart, which costs more and is asked for, is made from the start, with all
+one and a half steps. Learning a few short rows of it by heart, 25 steps of their own, is made from the start, with all
 put back. None is made where the step itself failed.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ftrun.checks.stages import AtModel, Experiments, Learning, Step
+from ftrun.runner.excerpt import make_excerpt
 from ftrun.runner.learning import learn_by_heart
 from ftrun.runner.longest import try_longest
 from ftrun.runner.round_trip import reload_model, reload_tokenizer
@@ -67,7 +68,8 @@ def learn_first_batch(at: AtModel, step: Step, weights: Weights, skipped: dict[s
     made goes into `skipped`."""
     batch = step.batch
     assert batch is not None, "a step that did not fail has a batch"
-    return _attempt("learnt", lambda: learn_by_heart(at, batch, weights), skipped)
+    few = make_excerpt(at.recipe.method, batch)
+    return _attempt("learnt", lambda: learn_by_heart(at, few, weights), skipped)
 
 
 def _attempt(name: str, experiment: Callable[[], Result], skipped: dict[str, str]) -> Result | None:

@@ -1,4 +1,4 @@
-"""Learning the first batch by heart: what can be trained can learn a few rows, and then answers their prompts."""
+"""Learning a batch by heart: what can be trained can learn a few rows, and then answers their prompts."""
 
 from __future__ import annotations
 
