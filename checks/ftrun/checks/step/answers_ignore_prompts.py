@@ -8,8 +8,8 @@ Prevention: leave the attention mask to the collator; only labels hide a prompt 
 Source: the input-independent baseline of Karpathy (A Recipe for Training Neural Networks, 2019): the cost of answers
 of the first batch with their own prompts and with each other's, at the start and after 25 steps on them. Even random
 weights heed what they see. Measured as a share of the cost, the larger of the two differences: 9e-3 to 0.06 in
-healthy runs at usual rates and a hundredth of them, also in bfloat16; with hidden prompts 8e-8, and 1.4e-4 in bfloat16. Under 1e-5
-is an error, in half precision under 2e-4 a warning.
+healthy runs at usual rates and a hundredth of them, also in bfloat16; with hidden prompts 8e-8, and 1.4e-4 in
+bfloat16. Under 1e-5 is an error, in half precision under 2e-4 a warning.
 """
 
 from __future__ import annotations

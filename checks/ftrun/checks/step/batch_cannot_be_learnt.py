@@ -61,8 +61,8 @@ def batch_cannot_be_learnt(at: AtStep) -> Iterator[Finding]:
     rate = at.trainer.args.learning_rate
     cause, fix, key = _explain(learnt, rate)
     yield Finding(
-        message=f"{len(learnt.losses)} steps on rows of the first batch at the peak learning rate of {rate:g} take their loss "
-        f"from {before:.4f} to {after:.4f}: {cause}.",
+        message=f"{len(learnt.losses)} steps on rows of the first batch at the peak learning rate of {rate:g} take "
+        f"their loss from {before:.4f} to {after:.4f}: {cause}.",
         fix=fix,
         where=at.where(key),
         evidence=tuple(_describe(learnt)),
