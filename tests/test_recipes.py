@@ -105,6 +105,7 @@ def test_ppo_recipe_on_real_prompts_accounts_for_every_row(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not here")
+@pytest.mark.slow
 def test_reward_recipe_on_real_data_leaves_out_what_is_too_long(tmp_path: Path) -> None:
     code, report = run(ROOT / "tests" / "recipes" / "preferences-reward.yaml", tmp_path)
     assert code == 0
@@ -115,7 +116,10 @@ def test_reward_recipe_on_real_data_leaves_out_what_is_too_long(tmp_path: Path) 
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data is not here")
-@pytest.mark.parametrize(("name", "rows"), [("gsm8k", 7473), ("alpaca", 999), ("preferences-dpo", 299)])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("gsm8k", 7473), pytest.param("alpaca", 999, marks=pytest.mark.slow), ("preferences-dpo", 299)],
+)
 def test_recipe_on_real_data_runs(name: str, rows: int, tmp_path: Path) -> None:
     code, report = run(ROOT / "tests" / "recipes" / f"{name}.yaml", tmp_path)
     assert code == 0

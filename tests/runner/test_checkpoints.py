@@ -174,8 +174,8 @@ def between_checkpoints(folder: Path) -> bool:
     ("make", "moment"),
     [
         (sft_full, while_saving),
-        (reward_full, between_checkpoints),
-        (dpo_full, while_saving),
+        pytest.param(reward_full, between_checkpoints, marks=pytest.mark.slow),
+        pytest.param(dpo_full, while_saving, marks=pytest.mark.slow),
         (ppo_full, between_checkpoints),
     ],
 )

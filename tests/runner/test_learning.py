@@ -94,14 +94,14 @@ def test_healthy_runs_learn_a_batch_at_a_tenth_of_their_rate(make: Make, tmp_pat
 
 def test_pairs_are_told_by_their_accuracy(tmp_path: Path) -> None:
     learnt = experiment(reward_chat, tmp_path).learnt
-    assert learnt is not None and learnt.accuracy == (0.75, 1.0)
+    assert learnt is not None and learnt.accuracy == (0.5, 1.0)
     assert len(learnt.losses) == STEPS
 
 
 def test_learning_is_made_where_it_is_cheap(tmp_path: Path) -> None:
-    few, enough = STEPS * 50 - 1, STEPS * 50
+    few, enough = STEPS * 1000 - 1, STEPS * 1000
     found = experiment(sft_full, tmp_path / "few", "auto", max_steps=few)
-    assert found.learnt is None and "2% of the run's 1249" in found.skipped["learnt"]
+    assert found.learnt is None and "0.1% of the run's 24999" in found.skipped["learnt"]
     assert experiment(sft_full, tmp_path / "enough", "auto", max_steps=enough).learnt is not None
     halved = {"max_steps": enough // 2, "gradient_accumulation_steps": 2}
     assert experiment(sft_full, tmp_path / "accumulated", "auto", **halved).learnt is not None

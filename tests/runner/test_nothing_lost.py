@@ -234,7 +234,7 @@ def kill(world: World, moment: Callable[[Path], bool]) -> None:
 @pytest.mark.parametrize(
     ("make", "moment"),
     [
-        (sft_full, after_the_first_rollback),
+        pytest.param(sft_full, after_the_first_rollback, marks=SLOW),
         pytest.param(sft_full, after_the_last_rollback, marks=SLOW),
         pytest.param(reward_full, after_the_first_rollback, marks=SLOW),
         pytest.param(reward_full, after_the_last_rollback, marks=SLOW),

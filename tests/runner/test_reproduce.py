@@ -34,7 +34,7 @@ from ftrun.runner.tracking.journal import Journal
 from ftrun.runner.tracking.lookup import find_run
 from ftrun.schemas.errors import RunError, TrackingError
 
-WORLDS = (sft_full, sft_lora, dpo_full, reward_full, ppo_full)
+WORLDS = (sft_full, pytest.param(sft_lora, marks=pytest.mark.slow), dpo_full, reward_full, ppo_full)
 
 
 def short(world: World) -> World:
@@ -172,6 +172,7 @@ def test_another_row_is_named_and_refused(tmp_path: Path, capsys: pytest.Capture
     assert check(folder, capsys, data=tmp_path / "elsewhere")[0] == 0
 
 
+@pytest.mark.slow
 def test_another_base_model_is_named_by_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from ftrun.runner.tiny import locate
 
@@ -192,6 +193,7 @@ def test_another_base_model_is_named_by_its_file(tmp_path: Path, capsys: pytest.
         repeat(folder)
 
 
+@pytest.mark.slow
 def test_other_threads_are_named_and_set_as_they_were(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,7 +147,7 @@ def test_a_run_that_breaks_is_recorded_as_failed(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "runs" / "healthy-1" / "error.txt").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_saves_a_checkpoint(number: int, tmp_path: Path) -> None:
     world = sft_full(tmp_path)
     world.recipe["training"] |= {"num_train_epochs": 500, "logging_steps": 1, "save_strategy": "no"}

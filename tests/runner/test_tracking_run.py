@@ -328,6 +328,7 @@ def test_a_stage_is_shown_under_its_pipeline(uri: str, tmp_path: Path) -> None:
         begin(uri, tmp_path / "other", parent=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stage_finds_its_pipeline_when_both_are_sent_later(
     uri: str, closed_port: str, tmp_path: Path
 ) -> None:

@@ -254,7 +254,7 @@ class LongestBatch:
 
 @dataclass(frozen=True)
 class Learning:
-    """What optimizer steps on the first batch alone did, from the start of the run, at the peak learning rate.
+    """What optimizer steps on a few short rows of the first batch did, from the start of the run, at the peak rate.
 
     Pairs of numbers are those before the first step and after the last one, in evaluation.
     """
@@ -263,7 +263,7 @@ class Learning:
     """The loss of training at each step."""
 
     evaluated: tuple[float, float]
-    """The loss of the batch."""
+    """The loss of these rows."""
 
     accuracy: tuple[float, float] | None
     """The share of its pairs whose chosen side is the better one, where the batch holds pairs."""

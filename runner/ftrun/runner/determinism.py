@@ -11,28 +11,38 @@ if TYPE_CHECKING:
 WORKSPACE, FLASH = "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"
 
 
-def settle_determinism(asked: Literal["auto"] | bool, *, on_gpu: bool) -> None:
+def settle_determinism(asked: Literal["auto"] | bool, *, on_gpu: bool, compiled: bool = False) -> None:
     """Set torch, cuDNN, cuBLAS and flash attention as a recipe asks, before the first model is loaded.
 
     Sources: https://docs.pytorch.org/docs/stable/notes/randomness.html for the algorithms and the workspaces of
     cuBLAS; transformers reads the variable of flash attention, whose backward pass adds up in any order without it.
     Not set are CUDA_LAUNCH_BLOCKING, which makes every kernel wait and decides nothing, and the filling of new
-    tensors, which costs time and hides what reads them.
+    tensors, which costs time and hides what reads them. The compiler is told where a model is `compiled`: importing
+    it takes a second.
     """
     import torch
 
     if asked == "auto" and on_gpu:
         os.environ.setdefault(WORKSPACE, ":4096:8")
-        torch.use_deterministic_algorithms(False)
+        _require_determinism("default", compiled)
         return
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(asked is not False, warn_only=asked == "auto")
+    _require_determinism({"auto": "warn", True: "error", False: "default"}[asked], compiled)
     torch.backends.cudnn.deterministic = asked is True
     if asked is True:
         torch.backends.cudnn.benchmark = False
         os.environ.update({WORKSPACE: ":4096:8", FLASH: "1"})
     elif asked is False:
         os.environ.pop(FLASH, None)
+
+
+def _require_determinism(mode: str, compiled: bool) -> None:
+    """`mode` as of `torch.set_deterministic_debug_mode`."""
+    import torch
+
+    torch.set_deterministic_debug_mode(mode)
+    if compiled:
+        torch.use_deterministic_algorithms(mode != "default", warn_only=mode == "warn")
 
 
 def make_seeding() -> TrainerCallback:

@@ -35,7 +35,7 @@ def exchange_prompts(method: str, batch: Batch) -> dict[str, Any]:
         raise NotMade("the batch is one row of documents")
     if "ref_chosen_logps" in batch:
         raise NotMade("the reference's log-probabilities are those of the true prompts")
-    parts = _read_parts(method, batch)
+    parts = read_parts(method, batch)
     pairs = len(parts) // (1 if method == "sft" else 2)
     if pairs < 2:
         raise NotMade("the batch is one row")
@@ -79,7 +79,7 @@ def _splice(value: torch.Tensor, parts: Sequence[Part], donors: Sequence[int], f
     return made
 
 
-def _read_parts(method: str, batch: Batch) -> list[Part]:
+def read_parts(method: str, batch: Batch) -> list[Part]:
     """Answers from their first trained token to their last one. Sides of a reward model, of which nothing is
     marked, begin to differ where their answers begin."""
     ids = batch["input_ids"].tolist()

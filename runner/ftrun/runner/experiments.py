@@ -1,8 +1,8 @@
 """Experiments with the model that trains: what must stay the same when it is asked in another way.
 
 They are made inside the dry step, which puts back what they change, on the batch that it took and with the weights
-that it left. All but the longest batch are forward passes without gradients on a few rows: as much work as at most
-one and a half steps. Learning the batch by heart, which costs more and is asked for, is made from the start, with all
+that it left. All but the longest batch are forward passes without gradients, most of them on two rows: as much work as
+at most one step. Learning a few short rows of it by heart, 25 steps of their own, is made from the start, with all
 put back. None is made where the step itself failed.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ftrun.checks.stages import AtModel, Experiments, Learning, Step
+from ftrun.runner.excerpt import make_excerpt
 from ftrun.runner.learning import learn_by_heart
 from ftrun.runner.longest import try_longest
 from ftrun.runner.round_trip import reload_model, reload_tokenizer
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 Result = TypeVar("Result")
-
-FEW = 4
-"""Rows of the first batch that are asked again."""
 
 
 def make_experiments(at: AtModel, step: Step) -> Experiments:
@@ -46,7 +44,7 @@ def make_experiments(at: AtModel, step: Step) -> Experiments:
     longest = attempt("longest", lambda: try_longest(at))
     with _evaluating(at.trainer):
         updated = attempt("updated", lambda: _update(at, batch, step.loss))
-        few = _select_first(batch) if at.recipe.method in PREDICTS else batch
+        few = _select_two(batch) if at.recipe.method in PREDICTS else batch
         repeated = attempt("repeated", lambda: _repeat(at, few))
         divided = attempt("divided", lambda: _divide(at, few, repeated))
         accumulated = attempt("accumulated", lambda: _accumulate(at, few, repeated))
@@ -67,7 +65,8 @@ def learn_first_batch(at: AtModel, step: Step, weights: Weights, skipped: dict[s
     made goes into `skipped`."""
     batch = step.batch
     assert batch is not None, "a step that did not fail has a batch"
-    return _attempt("learnt", lambda: learn_by_heart(at, batch, weights), skipped)
+    few = make_excerpt(at.recipe.method, batch)
+    return _attempt("learnt", lambda: learn_by_heart(at, few, weights), skipped)
 
 
 def _attempt(name: str, experiment: Callable[[], Result], skipped: dict[str, str]) -> Result | None:
@@ -190,13 +189,11 @@ def _logits(trainer: Trainer, batch: Batch) -> torch.Tensor:
     return logits.float()
 
 
-def _select_first(batch: Batch) -> Batch:
-    """The first rows of a padded batch; another batch as it is."""
-    import torch
-
-    if "attention_mask" not in batch or "position_ids" in batch or len(batch["input_ids"]) <= FEW:
+def _select_two(batch: Batch) -> Batch:
+    """The shortest and the longest row of a padded batch; another batch as it is."""
+    if "attention_mask" not in batch or "position_ids" in batch or len(batch["input_ids"]) <= 2:
         return batch
-    return _select(batch, torch.arange(FEW))
+    return _select(batch, batch["attention_mask"].sum(1).argsort()[[0, -1]])
 
 
 def _select(batch: Batch, rows: torch.Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Learning the first batch by heart: what can be trained can learn a few rows, and then answers their prompts."""
+"""Learning a batch by heart: what can be trained can learn a few rows, and then answers their prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STEPS = 25
 """Optimizer steps on the batch."""
 
-SHARE = 0.02
+SHARE = 0.001
 """Of the batches of a run, how many these steps may be for `preflight.experiments: auto`."""
 
 LEARNERS = ("sft", "dpo", "reward")
@@ -45,7 +45,7 @@ def need_learning(at: AtModel, step: Step) -> None:
     batches = at.steps * int(at.recipe.training["gradient_accumulation_steps"])
     if wanted == "auto" and SHARE * batches < STEPS:
         raise NotMade(
-            f"{STEPS} steps on one batch are more than {SHARE:.0%} of the run's {batches}; "
+            f"{STEPS} steps on one batch are more than {SHARE:.1%} of the run's {batches}; "
             "preflight.experiments: true has it learnt"
         )
 

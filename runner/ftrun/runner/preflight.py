@@ -242,7 +242,11 @@ def _build(
 
         machine = inspect_machine(Path(at.recipe.output))
         if machine.torch_error is None:
-            settle_determinism(at.recipe.deterministic, on_gpu=bool(machine.devices))
+            settle_determinism(
+                at.recipe.deterministic,
+                on_gpu=bool(machine.devices),
+                compiled=at.recipe.training["torch_compile"],
+            )
         return cast(AtRecipe, widen(at, AtEnvironment, machine=machine))
     method = importlib.import_module(f"ftrun.runner.methods.{at.recipe.method}")
     if stage is AtData:

@@ -138,8 +138,9 @@ class Preflight(Section):
     """The lowest severity that keeps training from starting."""
 
     experiments: Literal["auto"] | bool = "auto"
-    """Whether preflight learns the first batch by heart, in 25 steps that are undone, to see that it can be learnt
-    and that its answers depend on its prompts. `auto`: where that is at most 2 % of the run's batches."""
+    """Whether preflight learns two short rows of the first batch by heart, in 25 steps that are undone, to see that
+    they can be learnt and that answers depend on their prompts. `auto`: where that is at most 0.1 % of the run's
+    batches."""
 
     ignore: dict[CheckId, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     """Checks whose findings are reported but do not stop the run: the check's id, and your reason."""

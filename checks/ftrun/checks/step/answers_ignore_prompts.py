@@ -5,11 +5,11 @@ Cause: an attention mask that hides the prompt, a model or patch that attends to
 that leaves the same prompt, or none, before every answer.
 Fix: look at the batch that the data collator makes, and at the rows with `ftrun preview`.
 Prevention: leave the attention mask to the collator; only labels hide a prompt from the loss.
-Source: the input-independent baseline of Karpathy (A Recipe for Training Neural Networks, 2019): the cost of the first
-batch's answers with their own prompts and with each other's, at the start and after 25 steps on them. Even random
-weights heed what they see. Measured as a share of the cost, the larger of the two differences: 5e-4 to 0.04 in
-healthy runs at usual rates and at 1e-7, 1e-3 in bfloat16; with hidden prompts 8e-8, and 1.4e-4 in bfloat16. Under 1e-5
-is an error, in half precision under 2e-4 a warning.
+Source: the input-independent baseline of Karpathy (A Recipe for Training Neural Networks, 2019): the cost of answers
+of the first batch with their own prompts and with each other's, at the start and after 25 steps on them. Even random
+weights heed what they see. Measured as a share of the cost, the larger of the two differences: 9e-3 to 0.06 in
+healthy runs at usual rates and a hundredth of them, also in bfloat16; with hidden prompts 8e-8, and 1.4e-4 in
+bfloat16. Under 1e-5 is an error, in half precision under 2e-4 a warning.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def answers_ignore_prompts(at: AtStep) -> Iterator[Finding]:
     if max(abs(own[0] - other[0]), abs(own[1] - other[1])) > least:
         return
     yield Finding(
-        message=f"The answers of the first batch cost {own[0]:.6g} with their own prompts and {other[0]:.6g} with each "
+        message=f"Answers of the first batch cost {own[0]:.6g} with their own prompts and {other[0]:.6g} with each "
         f"other's; after {len(learnt.losses)} steps on them {own[1]:.6g} and {other[1]:.6g}. The prompts do not "
         "reach the answers.",
         fix="Let the attention mask show the prompt, and look at what the data collator makes of the rows.",

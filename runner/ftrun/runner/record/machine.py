@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -96,6 +97,7 @@ def write_requirements() -> str:
     return "\n".join(lines) + "\n"
 
 
+@functools.cache  # each look reads a file of every installed package
 def _list_distributions() -> dict[str, tuple[str, metadata.Distribution]]:
     found: dict[str, tuple[str, metadata.Distribution]] = {}
     for distribution in metadata.distributions():
