@@ -229,7 +229,7 @@ def save_scorer(folder: Path, likes: bool) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("solved", [False, True])
+@pytest.mark.parametrize("solved", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_policy_that_tries_nothing_more_is_told_unless_it_is_done(tmp_path: Path, solved: bool) -> None:
     world = ppo(tmp_path, "tiny", "'e' in text", **FAST, max_steps=120)
     world.recipe["guards"] = {"entropy_collapses": {"entropy": 0.5}}

@@ -298,6 +298,7 @@ def run_planted(world: World, what: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_memory_of_one_process_halves_the_micro_batches_of_all_that_go_on(
     stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,6 +317,7 @@ def test_memory_of_one_process_halves_the_micro_batches_of_all_that_go_on(
     assert "micro-batches have 2 rows" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_is_named_and_ends_all(tmp_path: Path) -> None:
     world = with_training(sft_full)(tmp_path / "world")
     world.recipe["guards"] = {"run_stalls": {"minutes": 0.03, "action": "stop"}}

@@ -185,7 +185,7 @@ def test_a_launcher_that_brings_another_number_is_refused(tmp_path: Path) -> Non
     assert "launch.processes is 2, and the launcher started 1" in result.stdout
 
 
-@pytest.mark.parametrize("send", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("send", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interruption_reaches_all_once_and_a_killed_launcher_ends_them(send: int, tmp_path: Path) -> None:
     path = short(sft_full(tmp_path), max_steps=100_000, save_strategy="no")
     command = [sys.executable, "-m", "ftrun", str(path), "--set=launch.processes=2"]

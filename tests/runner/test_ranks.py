@@ -132,8 +132,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make], tuple[Wo
     "make",
     [
         sft_lora,
-        reward_full,
-        dpo_full,
+        pytest.param(reward_full, marks=pytest.mark.slow),
+        pytest.param(dpo_full, marks=pytest.mark.slow),
         pytest.param(sft_full, marks=pytest.mark.slow),
         pytest.param(reward_lora, marks=pytest.mark.slow),
         pytest.param(dpo_lora, marks=pytest.mark.slow),
@@ -257,6 +257,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_mistake_in_one_process_ends_all(tmp_path: Path) -> None:
     world = make_world(sft_full, tmp_path / "first", 2)
     other = make_world(sft_full, tmp_path / "second", 2)
@@ -278,6 +279,7 @@ def test_a_mistake_in_one_process_ends_all(tmp_path: Path) -> None:
     assert not list((world.folder / "runs").glob("healthy-*"))
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_run_by_all_processes(tmp_path: Path) -> None:
     first, second = make_world(sft_lora, tmp_path / "sft", 2), make_world(dpo_lora, tmp_path / "dpo", 2)
     pipeline = {
