@@ -90,7 +90,7 @@ def ask(plantings: Sequence[Planting]) -> Iterable[Line]:
                 said = plant_and_climb(planting, make, Path(one), checks)
             tellings.append(Telling(planting, said.told, said.at))
             with tempfile.TemporaryDirectory(prefix="ftrun-") as one:
-                if name.startswith("ppo"):
+                if make(Path(one, "world")).recipe.get("method") == "ppo":
                     outcomes.append(TrlOutcome("n/a", "TRL 1.16 has no PPO"))
                 else:
                     if name not in usual:
@@ -151,10 +151,11 @@ def _trl(lines: Iterable[Line], *, raises: bool = False) -> Share:
 def _first_time() -> str:
     return (
         "Faults of ours were planted before there were checks for them: 21 of the first 53 were then told by\n"
-        "their true cause (40 %), and in a second round 34 of 82 damages to rows and settings (41 %). That is\n"
-        "nearer to what is to be expected of a fault that nobody has thought of than the figures above. Checks\n"
-        "were written or widened for most of the others; of the second round, X201 to X220 are those that were\n"
-        "not told then and do harm.\n"
+        "their true cause (40 %), in a second round 34 of 82 damages to rows and settings (41 %), and in a third,\n"
+        "thought of without a look at the checks and meant to slip through, 27 of 106 (25 %). That is nearer to\n"
+        "what is to be expected of a fault that nobody has thought of than the figures above. Checks were written\n"
+        "or widened for most of the others; of the second round, X201 to X220 are those that were not told then\n"
+        "and do harm, and the third round is here as a whole, from X301 on.\n"
     )
 
 

@@ -38,13 +38,12 @@ from ftrun.runner.run import (
     DONE,
     INTERRUPTED,
     NOT_READY,
-    Site,
-    make_run_folder,
-    meet,
-    refuse,
+    join_processes,
+    report_invalid,
     run_file,
     start_in_main,
 )
+from ftrun.runner.run_folder import RunPlace, make_run_folder
 from ftrun.runner.tracking.delivered import read_delivered
 from ftrun.runner.tracking.git import describe_git
 from ftrun.runner.tracking.ledger import read_ledger
@@ -107,8 +106,8 @@ def run_pipeline(
     try:
         pipeline = load_pipeline(path, sets)
     except RecipeError as error:
-        return refuse(path, error)
-    meet([stage.file.recipe for stage in pipeline.stages])
+        return report_invalid(path, error)
+    join_processes([stage.file.recipe for stage in pipeline.stages])
     uri = resolve_uri(pipeline.pipeline.tracking.uri, Path(pipeline.pipeline.output))
     run = PipelineRun(pipeline, uri, ignore, resume, fresh, out, err)
     folder = share(lambda: _find_newest(run)) if resume else None
@@ -225,7 +224,7 @@ def _run_stage(run: PipelineRun, stage: StageFile, results: dict[str, StageResul
     key = share(lambda: make_key(stage, results, run.uri))
     home, checkpoint = share(lambda: _choose_home(run, stage, file, key, folder))
     inputs = {f"ftrun.input.{dotted(keys)}": results[name].reference for keys, name in stage.inputs.items()}
-    site = Site(
+    place = RunPlace(
         home,
         checkpoint,
         name=f"{folder.name}-{stage.name}",
@@ -236,7 +235,7 @@ def _run_stage(run: PipelineRun, stage: StageFile, results: dict[str, StageResul
     share(lambda: write_results(folder, {**results, stage.name: StageResult(key, home)}))
     if checkpoint is not None:
         file = go_on_with(file, checkpoint, run.err)
-    code = run_file(file, site, ignore=run.ignore, out=run.out, err=run.err)
+    code = run_file(file, place, ignore=run.ignore, out=run.out, err=run.err)
     gc.collect()  # its model goes before the next is loaded: two may not fit
     if code == DONE:
         results[stage.name] = share(lambda: _read_result(home, key, f"{folder.name}-{stage.name}"))

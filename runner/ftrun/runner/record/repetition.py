@@ -17,7 +17,8 @@ from ftrun.runner.record.comparison import Comparison, compare_runs
 from ftrun.runner.record.drift import find_drift
 from ftrun.runner.record.ladder import read_ladder
 from ftrun.runner.record.source import Recorded, read_state
-from ftrun.runner.run import DONE, INTERRUPTED, NOT_READY, Site, run_file
+from ftrun.runner.run import DONE, INTERRUPTED, NOT_READY, run_file
+from ftrun.runner.run_folder import RunPlace
 from ftrun.runner.tracking.delivered import PARENT_TAG
 from ftrun.runner.tracking.ledger import (
     ARTIFACTS,
@@ -83,7 +84,7 @@ def train_again(recorded: Recorded, then: Mapping[str, Any], file: RecipeFile, w
     tags = {REPRODUCES: recorded.reference}
     if recorded.run_id:
         tags[PARENT_TAG] = recorded.run_id
-    site = Site(
+    place = RunPlace(
         folder, tags=tags, last_step=workspace.request.steps, written=file, choices=then.get("choices", [])
     )
     workspace.err.print(f"repeating {recorded.name} as {folder.name}", style="dim")
@@ -91,7 +92,7 @@ def train_again(recorded: Recorded, then: Mapping[str, Any], file: RecipeFile, w
     failure = ""
     with _threads(then["segments"][0]["hardware"]["threads"]):
         try:
-            code = run_file(trained, site, ignore=then["ignored"], out=workspace.out, err=workspace.err)
+            code = run_file(trained, place, ignore=then["ignored"], out=workspace.out, err=workspace.err)
         except RunError as error:
             # The recorded run may have ended so too: what was logged until then is compared.
             code, failure = DONE, str(error)

@@ -29,7 +29,7 @@ from ftrun.runner.record.present import (
 )
 from ftrun.runner.record.repetition import DRIFTED, Request, Workspace, train_again
 from ftrun.runner.record.source import Recorded, find_recorded, read_state
-from ftrun.runner.run import DONE, meet
+from ftrun.runner.run import DONE, join_processes
 from ftrun.schemas.errors import RunError
 
 
@@ -122,7 +122,7 @@ def _reproduce_run(recorded: Recorded, workspace: Workspace) -> int:
     file = write_recipe(
         then, found, changes, workspace.scratch / f"recipe-{len(workspace.told)}" / "recipe.yaml"
     )
-    meet([file.recipe])
+    join_processes([file.recipe])
     drift = find_drift(then, describe_present(file, then, found))
     view.print_drift(workspace.out, recorded.name, drift)
     if workspace.request.check:
