@@ -70,14 +70,14 @@ def train(uri: str, folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def find_courier(folder: Path) -> psutil.Process:
-    [found] = [one for one in psutil.process_iter(["cmdline"]) if _serves(one, folder)]
-    return found
-
-
-def _serves(process: psutil.Process, folder: Path) -> bool:
-    words = process.info["cmdline"] or []
-    return "ftrun.runner.tracking.courier" in words and words[-1] == str(folder)
+def find_courier(trainer: int | None = None) -> psutil.Process:
+    """The newest courier of a process; absent, of this one."""
+    found = [
+        child
+        for child in psutil.Process(trainer).children()
+        if child.status() != psutil.STATUS_ZOMBIE and "ftrun.runner.tracking.courier" in child.cmdline()
+    ]
+    return max(found, key=lambda one: one.create_time())
 
 
 def fetch(uri: str, folder: Path) -> Any:
@@ -103,7 +103,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_a_run_whose_process_is_killed_does_not_stay_running(uri: str, tmp_path: Path) -> None:
     process = train(uri, tmp_path)
-    courier = find_courier(tmp_path)
+    courier = find_courier(process.pid)
     process.kill()
     process.communicate()
     courier.wait(WAIT)
@@ -126,7 +126,7 @@ def test_a_run_whose_process_is_killed_does_not_stay_running(uri: str, tmp_path:
 
 def test_a_run_that_lost_both_processes_is_completed_by_sync(uri: str, tmp_path: Path) -> None:
     process = train(uri, tmp_path)
-    courier = find_courier(tmp_path)
+    courier = find_courier(process.pid)
     courier.kill()
     process.kill()
     process.communicate()
@@ -141,7 +141,7 @@ def test_a_run_that_lost_both_processes_is_completed_by_sync(uri: str, tmp_path:
 
 def test_ctrl_c_in_the_terminal_reaches_training_alone(uri: str, tmp_path: Path) -> None:
     process = train(uri, tmp_path)
-    courier = find_courier(tmp_path)
+    courier = find_courier(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=WAIT)
     assert (output, errors.splitlines()[-1]) == (b"", b"KeyboardInterrupt")
@@ -153,7 +153,7 @@ def test_ctrl_c_in_the_terminal_reaches_training_alone(uri: str, tmp_path: Path)
 def test_a_courier_that_was_killed_is_replaced_at_the_end(uri: str, tmp_path: Path) -> None:
     run = TrackedRun.start(uri, "tests", "r", tmp_path, {}, {}, sample_seconds=None)
     wait_for(lambda: bool(run.run_id))
-    find_courier(tmp_path).kill()
+    find_courier().kill()
     for step in range(10):
         run.log(step, {"loss": 1.0})
     run.finish("FINISHED", WAIT)
@@ -163,7 +163,7 @@ def test_a_courier_that_was_killed_is_replaced_at_the_end(uri: str, tmp_path: Pa
 
 def test_credentials_are_not_in_the_process_list_and_the_courier_ends(tmp_path: Path) -> None:
     run = TrackedRun.start("http://me:hunter2pw@127.0.0.1:9", "tests", "r", tmp_path, {}, {})
-    courier = find_courier(tmp_path)
+    courier = find_courier()
     assert "hunter2pw" not in " ".join(courier.cmdline())
     wait_for(lambda: bool(run.problem))
     assert "ftrun sync" in run.finish("FINISHED", 0.0)
@@ -189,8 +189,8 @@ def test_the_courier_imports_nothing_that_trains(uri: str, tmp_path: Path) -> No
 def test_a_store_that_hangs_does_not_keep_the_courier(tmp_path: Path) -> None:
     ledger = LedgerFile(tmp_path, new_ledger("http://hangs", "tests", "r", {}, {}, [])).now
     done = subprocess.run(
-        [sys.executable, "-c", HANGING, str(tmp_path)],
-        input=Orders(ledger.uri, ledger.session, None).encode(),
+        [sys.executable, "-c", HANGING],
+        input=Orders(str(tmp_path), ledger.uri, ledger.session, None).encode(),
         env={"PYTHONPATH": ":".join(sys.path)},
         timeout=WAIT,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -32,6 +33,7 @@ from ftrun.runner.record.lock import read_choices
 from ftrun.runner.resumption import find_checkpoint, find_newest_run, go_on_with
 from ftrun.runner.run_folder import RunPlace, make_run_folder, require_writable
 from ftrun.runner.tracking.callback import make_callback
+from ftrun.runner.tracking.dispatch import start_ahead
 from ftrun.runner.tracking.run import SilentRun, TrackedRun
 from ftrun.runner.tracking.store import resolve_uri
 from ftrun.schemas.errors import RecipeError, RunError
@@ -64,13 +66,14 @@ def run_recipe(
         file = load_recipe(path, sets)
     except RecipeError as error:
         return report_invalid(path, error)
-    join_processes([file.recipe])
-    code = (
-        _resume(file, ignore, out, err)
-        if resume
-        else run_file(file, RunPlace(), ignore=ignore, out=out, err=err)
-    )
-    leave()
+    with start_ahead() if is_main() else nullcontext():
+        join_processes([file.recipe])
+        code = (
+            _resume(file, ignore, out, err)
+            if resume
+            else run_file(file, RunPlace(), ignore=ignore, out=out, err=err)
+        )
+        leave()
     return code
 
 

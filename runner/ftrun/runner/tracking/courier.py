@@ -1,8 +1,9 @@
-"""The process that brings a run's record to MLflow: `python -m ftrun.runner.tracking.courier FOLDER`.
+"""The process that brings a run's record to MLflow: `python -m ftrun.runner.tracking.courier`.
 
 The process that trains starts it, and shares nothing with it but the files of the run folder and its stdin:
 
-    {"uri": …}   first, the orders: not among the arguments, which everybody on the machine can read
+    {"uri": …}   first, the orders: not among the arguments, which everybody on the machine can read. It may be
+                 started long before there are any, and imports mlflow meanwhile
     finish       the ledger is final; the courier ends once all of it is delivered
     stop         nobody waits any more; the courier ends as soon as what it is sending is sent
     (the end)    the process that trains has disappeared: the courier ends its run, within a minute
@@ -12,6 +13,7 @@ It writes nothing to the terminal. What went wrong stands in `delivered.json`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ftrun.runner.tracking.delivered import DELIVERED_LOCK, Record, is_complete
-from ftrun.runner.tracking.delivery import connect, deliver, describe_error
+from ftrun.runner.tracking.delivery import connect, deliver, describe_error, import_mlflow
 from ftrun.runner.tracking.journal import Journal, now_ms
 from ftrun.runner.tracking.ledger import LOCK_FILE, SYSTEM_FILE, LedgerFile, abandon_ledger, read_ledger
 from ftrun.runner.tracking.lock import release_lock, take_lock
@@ -42,8 +44,9 @@ FINISH, STOP = "finish", "stop"
 
 @dataclass(frozen=True)
 class Orders:
-    """What the courier cannot read in the run folder; `sample_seconds` as in `TrackedRun.start`."""
+    """The run folder, and what the courier cannot read there; `sample_seconds` as in `TrackedRun.start`."""
 
+    folder: str
     uri: str
     session: str
     sample_seconds: float | None
@@ -109,18 +112,20 @@ class Trainer:
 
 
 def main() -> None:
-    """Deliver the record of the run folder that is named, by the orders on stdin; ends the process."""
+    """Deliver the record of a run folder, by the orders on stdin; ends the process."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # those are for the process that trains, which then ends us
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     trainer = Trainer(sys.stdin.fileno())
+    with contextlib.suppress(Exception):  # what is wrong with mlflow is told when a store is asked for
+        import_mlflow()
     orders = trainer.read_orders()
     if orders is not None:
         trainer.listen()
         threading.Thread(target=_guard, args=(trainer,), daemon=True).start()
-        serve(Path(sys.argv[1]), orders, trainer)
+        serve(Path(orders.folder), orders, trainer)
     # All is closed, and taking down what mlflow imported would take a second in which a run waits for us.
     os._exit(0)
 

@@ -48,14 +48,21 @@ NOISY = (
 Stopped = Callable[[], bool]
 
 
-def connect(uri: str) -> MlflowClient:
-    """A client of the store, made ready first. Imports mlflow, and may raise whatever it raises."""
+def import_mlflow() -> Any:
+    """The class of MLflow's client. Takes one to two seconds, and may raise whatever the import raises."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    return MlflowClient
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store, made ready first. May raise whatever mlflow raises."""
+    client_class = import_mlflow()
     prepare_store(uri)
-    return MlflowClient(tracking_uri=uri)
+    client: MlflowClient = client_class(tracking_uri=uri)
+    return client
 
 
 def deliver(client: MlflowClient, record: Record, stopped: Stopped) -> None:

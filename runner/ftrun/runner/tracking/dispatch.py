@@ -8,16 +8,34 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ftrun.runner.tracking.courier import FINISH, STOP, Orders
+
+_waiting: list[subprocess.Popen[bytes]] = []
+"""The process that the next courier of this process is, where one was started ahead."""
+
+
+@contextlib.contextmanager
+def start_ahead() -> Iterator[None]:
+    """Start the process before there is a run, so that it imports mlflow on a core that has nothing to do while this
+    one imports torch. The first run in the block takes it; nothing is left of one that no run took."""
+    with contextlib.suppress(OSError):  # told when there is a run
+        _waiting.append(_start_process())
+    try:
+        yield
+    finally:
+        for process in _waiting:
+            process.kill()
+            process.communicate()
+        _waiting.clear()
 
 
 class Courier:
     """A process and not a thread: mlflow would hold the interpreter's lock while training waits for it."""
 
-    def __init__(self, folder: Path, orders: Orders) -> None:
-        self._folder = folder
+    def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self.problem = ""
         self._process = self._start()
@@ -34,18 +52,9 @@ class Courier:
                 self.problem = f"the delivering process ended with code {code}"
 
     def _start(self) -> subprocess.Popen[bytes] | None:
-        """Start the process; where the machine cannot do so, training goes on all the same."""
-        # It must find what this process finds, also where a test runner or a launcher extended the path.
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        """Give the orders to a new process; where the machine cannot start one, training goes on all the same."""
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ftrun.runner.tracking.courier", str(self._folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
-                process_group=0,  # Ctrl-C reaches all of the terminal's group: this one has to stay
-            )
+            process = _waiting.pop() if _waiting else _start_process()
         except OSError as error:
             self.problem = f"the delivering process cannot be started: {error}"
             return None
@@ -62,6 +71,19 @@ class Courier:
             return 0
         finally:  # also when Ctrl-C cuts the waiting short
             _leave(process)
+
+
+def _start_process() -> subprocess.Popen[bytes]:
+    # It must find what this process finds, also where a test runner or a launcher extended the path.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "ftrun.runner.tracking.courier"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        process_group=0,  # Ctrl-C reaches all of the terminal's group: this one has to stay
+    )
 
 
 def _send(process: subprocess.Popen[bytes], line: bytes) -> None:

@@ -61,7 +61,7 @@ class TrackedRun:
         self._record = record
         self._lock = lock
         self._journal = Journal(record.folder)
-        self._courier = Courier(record.folder, Orders(uri, record.now.session, sample_seconds))
+        self._courier = Courier(Orders(str(record.folder), uri, record.now.session, sample_seconds))
         self._outcome = ""
 
     @classmethod
