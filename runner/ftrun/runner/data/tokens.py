@@ -97,8 +97,7 @@ def encode_words(rows: Sequence[Rendered], words: Words) -> list[Encoded]:
     """Rows by their words, each of which is encoded once."""
     before, after = _read_frame(words.backend)
     encoded = []
-    for row in rows:
-        cut = words.cut(row.text)
+    for row, cut in zip(rows, words.cut_all(row.text for row in rows), strict=True):
         ids = [*chain.from_iterable(cut.ids)]
         if row.special_tokens:
             ids = [*before, *ids, *after]

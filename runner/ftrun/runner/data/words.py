@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Any, NamedTuple
 
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -159,9 +159,26 @@ class Words(dict[str, tuple[int, ...]]):
     def _is_clean(self, word: str) -> bool:
         return word[-1:].strip() != "" and not word.endswith(self.sticky)
 
+    def cut_all(self, texts: Iterable[str]) -> list[Cut]:
+        """The words of each text, and the tokens of each: what is new in them is encoded at once."""
+        split = [self._split(text) for text in texts]
+        self._learn({word for words in split for word in words if word not in self})
+        return [self._look_up(words) for words in split]
+
     def cut(self, text: str) -> Cut:
         """The words of a text, and the tokens of each."""
-        words = self._split(text)
+        return self._look_up(self._split(text))
+
+    def _learn(self, words: Iterable[str]) -> None:
+        """Encode the words of which `__missing__` would remember the tokens."""
+        new = [one for one in words if len(one) <= LONGEST and (one.endswith(END) or self._is_clean(one))]
+        if len(self) + len(new) > MOST:
+            self.clear()
+        texts = [word.removesuffix(END) for word in new]
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        self.update((word, tuple(one.ids)) for word, one in zip(new, encodings, strict=True))
+
+    def _look_up(self, words: list[str]) -> Cut:
         try:
             return Cut(words, list(map(self.__getitem__, words)))
         except Unclean:
@@ -191,13 +208,15 @@ class Words(dict[str, tuple[int, ...]]):
 
     def count_common(self, prompt: str, whole: Cut) -> int:
         """How many tokens a prompt by itself and the whole have in common from the start."""
-        words, ids = self.cut(prompt)
+        words = self._split(prompt)
         # Only the last word of a prompt may go on in the whole.
         known = len(words) - 1
-        if words[:known] != whole.words[:known]:
-            known = 0
-        shared = sum(map(len, ids[:known]))
-        return shared + count_common([*chain(*ids[known:])], [*chain(*whole.ids[known:])])
+        if words[:known] == whole.words[:known]:
+            shared, rest = sum(map(len, whole.ids[:known])), self[words[-1]]
+        else:
+            known, shared, rest = 0, 0, tuple(self.encode(prompt))
+        others = islice(chain.from_iterable(whole.ids[known:]), len(rest))
+        return shared + count_common(rest, tuple(others))
 
     def locate(self, cut: Cut) -> Callable[[int], int | None]:
         """A function that gives the token that holds a character of the text; None where there is none."""
