@@ -304,3 +304,32 @@ def alpaca_rows(folder: Path, seed: int) -> World:
 def a_few_copies(folder: Path, seed: int) -> World:
     rows = pairs_of_text(seed, 100)
     return sft(folder, seed, rows + rows[:3], num_train_epochs=1)
+
+
+@healthy
+def endings_of_words(folder: Path, seed: int) -> World:
+    """The answer goes on within the prompt's last word, whose tokens are others in the whole."""
+    draw = random.Random(seed)
+    words = [
+        word for asked, answer in questions(seed) for word in f"{asked} {answer}".split() if len(word) > 4
+    ]
+    rows = []
+    for number in range(64):
+        word = draw.choice(words)
+        cut = draw.randint(2, len(word) - 2)
+        rows.append({"prompt": f"{number}: complete {word[:cut]}", "completion": f"{word[cut:]} is the word"})
+    return hold_out(sft(folder, seed, rows))
+
+
+@healthy
+def one_form_filled_in(folder: Path, seed: int) -> World:
+    """Answers of one length, which end as a form ends."""
+    rows = [
+        {
+            "prompt": f"Deploy app-{number} with {number % 7 + 1} replicas.\n",
+            "completion": f"apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: app-{number}\nspec:\n"
+            f"  replicas: {number % 7 + 1}\n  containers:\n    - name: app-{number}\n      image: repo/app:{number}",
+        }
+        for number in range(100 + seed, 164 + seed)
+    ]
+    return hold_out(sft(folder, seed, rows))

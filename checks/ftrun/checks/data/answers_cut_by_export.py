@@ -5,11 +5,13 @@ Cause: a column of a table, a spreadsheet or a log holds so many characters and 
 Fix: export the answers again, whole; or remove those of that length.
 Prevention: look at the longest answers of a file.
 Source: at least 5 % of the answers and five of them are as long as the longest, to the character, end without a mark
-that ends a sentence or a block, and are prose of at least 100 characters; no other length is nearly as usual.
+that ends a sentence or a block, and are prose of at least 100 characters, not all of as many words; no other length
+is nearly as usual.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ WORD = 15
 
 ENDS = tuple(".!?…。！？؟\"'”’»)]}>`:;|*_-~=")
 UNENDED = 0.8
+FORM = 0.7
+"""Share of answers of as many words as each other, beyond which a form was filled in."""
 
 
 @check(
@@ -55,10 +59,13 @@ def answers_cut_by_export(at: AtData) -> Iterator[Finding]:
             continue
         texts = (_answer(source, number) for number in cut)
         unended, spaces = 0, 0
+        words: Counter[int] = Counter()
         for text in texts:
             unended += not text.rstrip().endswith(ENDS)
             spaces += text.count(" ")
-        if unended >= UNENDED * len(cut) and spaces >= len(cut) * longest / WORD:
+            words[len(text.split())] += 1
+        is_form = max(words.values()) > FORM * len(cut)
+        if unended >= UNENDED * len(cut) and spaces >= len(cut) * longest / WORD and not is_form:
             yield Finding(
                 message=f"{len(cut)} of {len(numbers)} answers of {source.label} are {longest} characters "
                 f"long, as long as the longest, and {unended} of them break off.",
