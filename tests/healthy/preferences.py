@@ -180,6 +180,28 @@ def refusals_preferred(folder: Path, seed: int) -> World:
     return dpo(folder, seed, rows)
 
 
+@healthy
+def answers_of_other_rows_rejected(folder: Path, seed: int) -> World:
+    """Each answer is chosen once and rejected once."""
+    draw = random.Random(seed)
+    places, things = (
+        ("hall", "tower", "yard", "attic", "cellar"),
+        ("key", "lamp", "rope", "map", "bell", "flag"),
+    )
+    rows = [
+        {
+            "prompt": f"Where is the {thing} of guest {guest}?\n",
+            "chosen": f"The {thing} lies in the {draw.choice(places)}, {guest} steps from the {draw.choice(places)}.",
+        }
+        for thing in things
+        for guest in range(2, 42)
+    ]
+    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+        row["rejected"] = other["chosen"]
+    draw.shuffle(rows)
+    return dpo(folder, seed, rows)
+
+
 def loss(folder: Path, seed: int, training: dict[str, Any]) -> World:
     """Plain pairs, and a loss."""
     return dpo(folder, seed, pairs(seed), **training)

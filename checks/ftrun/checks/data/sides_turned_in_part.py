@@ -7,8 +7,9 @@ Prevention: let one place decide which answer is the chosen one.
 Source: a count of the words that chosen answers have and rejected ones lack, made on one part, is asked for the sides
 of another: halves and quarters of each source of up to 2,000 pairs, and sources against each other. It is right in
 57 % to 72 % of the pairs of healthy data (each half of 299 judged pairs and of the shipped preferences from the other).
-Told is under 35 %, where chance is so low once in 30,000 times. Parts that reward opposite things, as helpful and
-harmless answers may, are told too where they differ that much; sides that hardly differ in their words are not.
+Told is under 35 %, where chance is so low once in 30,000 times, if the other part is right about itself. Parts that
+reward opposite things, as helpful and harmless answers may, are told too where they differ that much; sides that
+hardly differ in their words are not.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ENOUGH = 60
 """Pairs of a part, below which it is not judged."""
 
 SHARE, DEVIATIONS = 0.35, 4.0
+AGREED = 0.55
 SEEN = 5
 """Pairs that a word has to tell apart before it counts."""
 
@@ -73,14 +75,15 @@ def sides_turned_in_part(at: AtData) -> Iterator[Finding]:
             if end - start >= ENOUGH:
                 judged = True
                 part = Part(source.label, source.key, sides[0][start], sides[0][end - 1], pairs[start:end])
-                right = _ask([pairs[number] for number in rest], part.pairs)
-                if _is_turned(right, part.pairs):
+                others = [pairs[number] for number in rest]
+                right = _ask(others, part.pairs)
+                if _is_turned(right, part.pairs) and _agree(others):
                     yield _tell(part, right, f"the others of {source.label}")
                     break
     for known, asked in permutations(wholes, 2):
         judged = True
         right = _ask(known.pairs, asked.pairs)
-        if _is_turned(right, asked.pairs):
+        if _is_turned(right, asked.pairs) and _agree(known.pairs):
             yield _tell(asked, right, f"those of {known.label}")
             break
     if not judged:
@@ -119,6 +122,12 @@ def _ask(known: Sequence[Words], asked: Sequence[Words]) -> float:
 
 def _is_turned(right: float, pairs: Sequence[Words]) -> bool:
     return right < SHARE and (0.5 - right) * 2 * math.sqrt(len(pairs)) > DEVIATIONS
+
+
+def _agree(pairs: Sequence[Words]) -> bool:
+    """Whether words tell the sides of these pairs among themselves. Where a rejected answer is the chosen one of
+    another pair they do not, and part speaks against part only since each word is as often on both sides."""
+    return _ask(pairs[::2], pairs[1::2]) > AGREED
 
 
 def _tell(part: Part, right: float, known: str) -> Finding:
