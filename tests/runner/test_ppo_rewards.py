@@ -81,6 +81,29 @@ def test_a_function_that_returns_no_scores_is_told_by_name(returned: Any) -> Non
         call_function("broken", lambda **columns: returned, [make_answer("a"), make_answer("b")])
 
 
+def test_a_function_that_asks_for_what_no_row_has_is_told_what_there_is() -> None:
+    from ftrun.runner.ppo.rewards import call_function
+
+    def brevity(responses: list[str]) -> list[float]:
+        return [1.0 for _ in responses]
+
+    said = "brevity asks for responses; what it can have is prompts, completions, wanted"
+    with pytest.raises(RunError, match=said):
+        call_function("brevity", brevity, [make_answer("a", wanted="b")])
+
+
+def test_a_function_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
+    from ftrun.runner.ppo.rewards import call_function, load_function
+
+    (tmp_path / "mine.py").write_text(
+        "def score(completions):\n    return [1.0 / len(one) for one in completions]\n"
+    )
+    with pytest.raises(
+        RunError, match=r"score failed at .*mine.py:2 with ZeroDivisionError"
+    ):
+        call_function("score", load_function("mine.py:score", tmp_path), [make_answer("")])
+
+
 def test_functions_are_loaded_from_files_and_modules(tmp_path: Path) -> None:
     from ftrun.runner.ppo.rewards import load_function
 

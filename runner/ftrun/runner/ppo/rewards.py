@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,8 @@ class RewardSum:
 
 
 def call_function(name: str, function: RewardFunction, answers: Sequence[Answer]) -> Tensor:
-    """The scores that a Python function gives. Raises RunError where they are not one finite number each."""
+    """The scores that a Python function gives. Raises RunError where they are not one finite number each, where it asks
+    for something else than prompts, completions and columns of the rows, and where it raises."""
     names = {column for answer in answers for column in answer.example.get("columns", {})}
     arguments: dict[str, list[Any]] = {
         column: [answer.example.get("columns", {}).get(column) for answer in answers] for column in names
@@ -149,7 +151,20 @@ def call_function(name: str, function: RewardFunction, answers: Sequence[Answer]
     parameters = inspect.signature(function).parameters
     if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
         arguments = {column: values for column, values in arguments.items() if column in parameters}
-    found = function(**arguments)
+    missing = [one.name for one in parameters.values() if _is_needed(one) and one.name not in arguments]
+    if missing:
+        raise RunError(
+            f"the reward function {name} asks for {', '.join(missing)}; what it can have is "
+            f"{', '.join(['prompts', 'completions', *sorted(names)])}"
+        )
+    try:
+        found = function(**arguments)
+    except Exception as error:  # a plugin boundary: the function is the user's
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise RunError(
+            f"the reward function {name} failed at {last.filename}:{last.lineno} with {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
     if not isinstance(found, Sequence) or len(found) != len(answers):
         size = f"{len(found)} values" if isinstance(found, Sequence) else type(found).__name__
         raise RunError(f"the reward function {name} returned {size} for {len(answers)} answers")
@@ -160,6 +175,12 @@ def call_function(name: str, function: RewardFunction, answers: Sequence[Answer]
                 "it has to return finite numbers"
             )
     return torch.tensor([float(value) for value in found])
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    """Whether a function cannot be called without this parameter."""
+    by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    return by_name and parameter.default is parameter.empty
 
 
 def penalise(penalties: Penalties, texts: Sequence[str]) -> dict[str, Tensor]:
