@@ -98,9 +98,7 @@ def test_a_function_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def score(completions):\n    return [1.0 / len(one) for one in completions]\n"
     )
-    with pytest.raises(
-        RunError, match=r"score failed at .*mine.py:2 with ZeroDivisionError"
-    ):
+    with pytest.raises(RunError, match=r"score failed at .*mine.py:2 with ZeroDivisionError"):
         call_function("score", load_function("mine.py:score", tmp_path), [make_answer("")])
 
 

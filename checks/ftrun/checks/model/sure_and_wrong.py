@@ -8,13 +8,14 @@ Prevention: ask a model something before you tune it.
 Source: a model that knows nothing of a text is unsure of it: its entropy is about its loss (calibration, Guo 2017,
 arXiv 1706.04599). Told is a loss above 0.8 ln V that is 3 nats above the entropy. Measured with tiny models: at most
 2.5 nats apart for those that knew nothing or were taught a little, −0.1 for one that knew its rows by heart; 3.6 with
-another order of the tokenizer's words, 11.4 with the head's rows shifted by one.
+another order of the tokenizer's words, 11.4 with the head's rows shifted by one. A model of English under Chinese rows
+is as far off (5.5): it has to be wrong about plain English, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
@@ -33,6 +34,14 @@ ROWS, TOKENS = 8, 64
 ENOUGH = 64
 NEAR, APART = 0.8, 3.0
 
+PLAIN = (
+    "The weather was fine, so we went to the river with the children. It is a long way, and there was no bus. "
+    "What do you think about it? I would like to know how much time you need for the first part of the work, and "
+    "whether you can send it to us by the end of the week."
+)
+"""What a model of any language has read the like of: one that knows it has words that are in their places, and rows in
+a language that is new to it."""
+
 
 @check(
     "MODEL038",
@@ -41,30 +50,35 @@ NEAR, APART = 0.8, 3.0
     methods=("sft", "dpo"),
 )
 def sure_and_wrong(at: AtModel) -> Iterator[Finding]:
+    rows = [at.train[i].ids[:TOKENS].tolist() for i in spread(len(at.train), ROWS).tolist()]
+    if sum(len(ids) - 1 for ids in rows) < ENOUGH:
+        raise NotApplicable("the rows have too few tokens")
+    loss, entropy = _ask(at, rows)
+    guessing = math.log(at.model.config.get_text_config().vocab_size)
+    if loss < NEAR * guessing or loss - entropy < APART:
+        return
+    plain = at.tokenizer(PLAIN, add_special_tokens=False)["input_ids"]
+    if len(plain) < 2 or _ask(at, [plain])[0] > NEAR * guessing:
+        yield Finding(
+            message=f"The model is sure of its words (entropy {entropy:.2f}) and wrong (loss {loss:.2f}, where "
+            f"guessing gives {guessing:.2f}): what it writes under a number is another word.",
+            fix="Use the tokenizer and the weights that belong together.",
+            where=at.where("model.path"),
+        )
+
+
+def _ask(at: AtModel, rows: Sequence[list[int]]) -> tuple[float, float]:
+    """The mean loss of the model on rows of tokens, and its mean entropy, in nats."""
     import torch
 
     losses, entropies = [], []
     with without_dropout(at.model), torch.no_grad(), at.trainer.accelerator.autocast():
-        for i in spread(len(at.train), ROWS).tolist():
-            ids = torch.tensor(at.train[i].ids[:TOKENS].tolist(), device=at.trainer.args.device)
-            if len(ids) < 2:
-                continue
+        for ids in (torch.tensor(row, device=at.trainer.args.device) for row in rows if len(row) > 1):
             logits: Any = at.model(input_ids=ids[None], use_cache=False).logits
             words = logits[0, :-1].float().log_softmax(-1)
             losses += (-words.gather(1, ids[1:, None])).flatten().tolist()
             entropies += (-(words.exp() * words).sum(-1)).tolist()
-    if len(losses) < ENOUGH:
-        raise NotApplicable("the rows have too few tokens")
-    loss, entropy = sum(losses) / len(losses), sum(entropies) / len(entropies)
-    guessing = math.log(at.model.config.get_text_config().vocab_size)
-    if loss > NEAR * guessing and loss - entropy > APART:
-        yield Finding(
-            message=f"The model is sure of its words (entropy {entropy:.2f}) and wrong (loss {loss:.2f}, where "
-            "guessing gives "
-            f"{guessing:.2f}): what it writes under a number is another word.",
-            fix="Use the tokenizer and the weights that belong together.",
-            where=at.where("model.path"),
-        )
+    return sum(losses) / len(losses), sum(entropies) / len(entropies)
 
 
 @sure_and_wrong.fault
