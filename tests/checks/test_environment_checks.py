@@ -14,8 +14,9 @@ from ftrun.checks.environment.cuda_newer_than_driver import cuda_newer_than_driv
 from ftrun.checks.environment.gpu_out_of_reach import explain, gpu_out_of_reach
 from ftrun.checks.environment.precision_not_supported import precision_not_supported
 from ftrun.checks.finding import Finding
+from ftrun.checks.machine import Device, Machine
 from ftrun.checks.model.disk_too_small import count_kept
-from ftrun.checks.stages import AtData, AtEnvironment, AtModel, Device, Machine
+from ftrun.checks.stages import AtData, AtEnvironment, AtModel
 from ftrun.checks.testing import World, sft_full
 from ftrun.checks.versions import is_within
 from ftrun.runner.methods.sft import build_model

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ftrun.checks.stages import AtModel, Experiments
+from ftrun.checks.experiments import Experiments
+from ftrun.checks.stages import AtModel
 from ftrun.checks.testing import World, sft_chat, sft_full, sft_lora, sft_packed
 from ftrun.runner import round_trip
 from ftrun.runner.longest import longest_rows, run_rows

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ftrun.checks.stages import AtModel, Experiments
+from ftrun.checks.experiments import Experiments
+from ftrun.checks.stages import AtModel
 from ftrun.checks.step.answers_ignore_prompts import answers_ignore_prompts
 from ftrun.checks.step.batch_cannot_be_learnt import batch_cannot_be_learnt
 from ftrun.checks.testing import (

@@ -14,8 +14,9 @@ import torch
 from typer.testing import CliRunner
 
 from ftrun.checks.data.data_cannot_be_prepared import data_cannot_be_prepared
+from ftrun.checks.machine import Device
 from ftrun.checks.model.model_does_not_load import model_does_not_load
-from ftrun.checks.stages import AtData, AtModel, Choice, Device
+from ftrun.checks.stages import AtData, AtModel, Choice
 from ftrun.checks.testing import World, dpo_full, reward_full, sft_full, sft_packed
 from ftrun.runner.commands import app
 from ftrun.runner.preflight import ascend

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from ftrun.checks.engine import NotApplicable
+from ftrun.checks.experiments import Phase
 from ftrun.checks.finding import Finding
 from ftrun.checks.rows import IGNORED
-from ftrun.checks.stages import AtStep, Phase
+from ftrun.checks.stages import AtStep
 
 Value = TypeVar("Value")
 

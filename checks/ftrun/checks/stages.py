@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftrun.checks.course import Course
+from ftrun.checks.experiments import Experiments, Step
+from ftrun.checks.machine import Machine
 from ftrun.checks.rows import Rows, SourceCount, SourceHead, SourceRows
 from ftrun.schemas.load import RecipeFile
 from ftrun.schemas.mistake import Mistake, Where
@@ -22,83 +24,6 @@ from ftrun.schemas.sections import BaseRecipe, Source
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
-
-
-@dataclass(frozen=True)
-class Device:
-    """An accelerator that torch can use."""
-
-    name: str
-    memory: int
-    """Bytes in all."""
-
-    free: int
-    """Bytes free now."""
-
-    bf16: bool
-    fp16: bool
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process of how many this is, as whoever started it says in its environment."""
-
-    count: int = 1
-    """All of the run."""
-
-    rank: int = 0
-    """This one, from 0."""
-
-    local_count: int = 1
-    """Those on this machine that share its GPUs: each takes the one of its own number."""
-
-    machines: int | None = None
-    """Machines that they are spread over; None where nobody says."""
-
-    strategy: str | None = None
-    """The strategy that `accelerate launch` brings; None where it brings none."""
-
-    from_outside: bool = False
-    """Whether a launcher other than ftrun started it."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What there is to run on."""
-
-    packages: Mapping[str, str | None]
-    """Version of each package that ftrun builds on; None where it is not installed."""
-
-    tested: Mapping[str, str]
-    """The range of versions that ftrun is tested with, as `>=1.2,<2`."""
-
-    torch_error: str | None
-    """Why torch cannot be imported; None where it can."""
-
-    torch_cuda: str | None
-    """CUDA version that torch was built with; None for a CPU build."""
-
-    driver: str | None
-    """Version of the NVIDIA driver; None where there is none."""
-
-    driver_cuda: str | None
-    """Newest CUDA version that the driver runs; None where it is unknown."""
-
-    nvidia_devices: int
-    """NVIDIA devices that the operating system shows, whether or not torch can use them."""
-
-    visible_devices: str | None
-    """CUDA_VISIBLE_DEVICES as set; None where it is not."""
-
-    devices: tuple[Device, ...]
-    """Devices that torch can use. Empty: the CPU."""
-
-    cpu_count: int
-    free_disk: int
-    """Bytes free where the output folder is."""
-
-    place: Place = Place()
-    """Which process of the run looks at it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -202,121 +127,6 @@ class AtModel(AtData):
 
     processes: tuple[Process, ...] = field(default=(), kw_only=True)
     """All processes of the run, by rank. Empty: one alone."""
-
-
-Phase = Literal["batch", "forward", "backward", "update"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step did, before everything was put back."""
-
-    failed: Phase | None = None
-    """The first phase that raised."""
-
-    error: BaseException | None = None
-    batch: Mapping[str, Any] | None = None
-    """The collated batch, as the data loader gave it."""
-
-    loss: float | None = None
-    gradients: Mapping[str, float | None] | None = None
-    """Norm of the gradient of each trainable parameter before clipping; None where there is none."""
-
-    changed: frozenset[str] | None = None
-    """Parameters that the optimizer step changed, of all parameters of the model."""
-
-    changed_share: float | None = None
-    """Share of the trainable elements with a gradient other than zero whose value that step changed."""
-
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """What TRL's trainer collected in the forward pass for its next log, by its names."""
-
-    reference_changed: frozenset[str] | None = None
-    """Parameters that the optimizer step changed of a reference that is a model of its own."""
-
-
-@dataclass(frozen=True)
-class LongestBatch:
-    """What a forward and backward pass on the longest rows did, with the optimizer's state in memory."""
-
-    rows: int
-    tokens: int
-    """Tokens of the longest row."""
-
-    peak: int
-    """Bytes allocated on the device at most."""
-
-    total: int
-    """Bytes of the device."""
-
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True)
-class Learning:
-    """What optimizer steps on a few short rows of the first batch did, from the start of the run, at the peak rate.
-
-    Pairs of numbers are those before the first step and after the last one, in evaluation.
-    """
-
-    losses: tuple[float, ...]
-    """The loss of training at each step."""
-
-    evaluated: tuple[float, float]
-    """The loss of these rows."""
-
-    accuracy: tuple[float, float] | None
-    """The share of its pairs whose chosen side is the better one, where the batch holds pairs."""
-
-    moved: float
-    """How far the trained weights are from where they were, as a share of their norm."""
-
-    floor: float
-    """The lowest loss that the batch allows: above 0 where what is equal so far goes on differently."""
-
-    own: tuple[float, float] | None = None
-    """What the answers cost, in nats per token or answer: with their own prompts …"""
-
-    exchanged: tuple[float, float] | None = None
-    """… and with each other's. None where prompts cannot be exchanged."""
-
-    kept: str = ""
-    """Why prompts are not exchanged."""
-
-
-@dataclass(frozen=True)
-class Experiments:
-    """What the model shows when it is asked twice in other ways, after one optimizer step; all is put back.
-
-    An experiment that was not made is None, and `skipped` has the reason under its name.
-    """
-
-    updated: tuple[float, float] | None = None
-    """The loss of the first batch, and after one optimizer step on it at the peak learning rate."""
-
-    repeated: tuple[float, float] | None = None
-    """The loss of the first batch in evaluation, twice."""
-
-    divided: tuple[float, float] | None = None
-    """The loss of the first batch, and that of its two halves, weighed by their trained tokens."""
-
-    accumulated: tuple[float, float] | None = None
-    """What the first batch gives to the loss of an optimizer step of several, and its share of their tokens
-    times its own loss."""
-
-    packed: float | None = None
-    """The largest change of a logit of the second document of a pack when the first is another."""
-
-    reloaded: tuple[float, float] | None = None
-    """The largest difference between the logits of the model, its trained weights moved, and of the same model
-    saved and loaded; and how far moving the weights changed the logits."""
-
-    tokenizer: tuple[str, ...] | None = None
-    """What is otherwise in the tokenizer once it is saved and loaded."""
-
-    longest: LongestBatch | None = None
-    learnt: Learning | None = None
-    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

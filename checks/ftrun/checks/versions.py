@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 
-from ftrun.checks.stages import Machine
+from ftrun.checks.machine import Machine
 
 Numbers = tuple[int, ...]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from ftrun.checks.stages import Device, Machine, Place
+from ftrun.checks.machine import Device, Machine, Place
 from ftrun.runner.launching.surroundings import STARTER
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "mlflow")

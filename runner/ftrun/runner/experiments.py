@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ftrun.checks.stages import AtModel, Experiments, Learning, Step
+from ftrun.checks.experiments import Experiments, Learning, Step
+from ftrun.checks.stages import AtModel
 from ftrun.runner.excerpt import make_excerpt
 from ftrun.runner.learning import learn_by_heart
 from ftrun.runner.longest import try_longest

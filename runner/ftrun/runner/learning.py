@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ftrun.checks.stages import AtModel, Learning, Step
+from ftrun.checks.experiments import Learning, Step
+from ftrun.checks.stages import AtModel
 from ftrun.runner.exchange import answer_floor, exchange_prompts
 from ftrun.runner.trial import (
     Batch,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftrun.checks.stages import AtModel, LongestBatch
+from ftrun.checks.experiments import LongestBatch
+from ftrun.checks.stages import AtModel
 from ftrun.runner.trial import NotMade, differentiate, need_labels
 
 if TYPE_CHECKING:

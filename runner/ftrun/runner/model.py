@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ftrun.checks.stages import AtData, AtModel, Machine, widen
+from ftrun.checks.machine import Machine
+from ftrun.checks.stages import AtData, AtModel, widen
 from ftrun.runner.adapters import find_base, merge_adapter
 from ftrun.runner.ranks import share
 from ftrun.runner.tuning.batches import SORTED, sort_updates

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,16 +23,14 @@ from ftrun.checks.stages import (
     AtStep,
     DataFailed,
     ModelFailed,
-    Process,
     RecipeFailed,
     widen,
 )
-from ftrun.runner.data.files import read_head
+from ftrun.runner.building import build_stage
 from ftrun.runner.launching.sharding import find_obstacle
-from ftrun.runner.ranks import Apart, count_ranks, gather
+from ftrun.runner.ranks import Apart, gather
 from ftrun.schemas.errors import RecipeError, first_line
 from ftrun.schemas.load import RecipeFile, load_recipe
-from ftrun.schemas.resolve import resolve
 
 FAILURES: Mapping[type, type] = {AtRecipe: RecipeFailed, AtData: DataFailed, AtModel: ModelFailed}
 """What stands in for a stage that cannot be built."""
@@ -124,6 +120,11 @@ def ascend_file(
     method = file.recipe.method
     ignored = {**file.recipe.preflight.ignore, **(ignore or {})}
     fail_on = file.recipe.preflight.fail_on
+    judge = partial(run_checks, checks, method=method, ignore=ignored)
+
+    def build(stage: type[AtRecipe], at: AtRecipe | None) -> AtRecipe:
+        return cast(AtRecipe, after(build_stage(stage, file, at, folder, recorded)))
+
     results: list[Result] = []
     seconds: dict[str, float] = {}
     at: AtRecipe | None = None
@@ -140,24 +141,7 @@ def ascend_file(
                 results += skipped(checks, FAILURES[stage], method=method, reason=stopped)
             continue
         announce(name)
-        try:
-            built = after(_build(stage, file, at, folder, recorded))
-        except Exception as error:  # the build boundary: whatever a stage raises is one finding
-            if stage not in FAILURES or at is None:
-                raise
-            if isinstance(error, Apart):  # the process that failed tells why
-                new = skipped(checks, FAILURES[stage], method=method, reason=first_line(error))
-            else:
-                failed: Any = widen(at, FAILURES[stage], error=error)
-                new = run_checks(checks, failed, method=method, ignore=ignored)
-            # Where no check reports the failure, the reason of the skipped ones has to.
-            detail = "" if any(result.findings for result in new) else f": {first_line(error)}"
-            stopped = f"since the {name} cannot be built{detail}"
-            new += skipped(checks, stage, method=method, reason=stopped)
-        else:
-            at = built
-            new = passed(checks, FAILURES[stage], method=method) if stage in FAILURES else []
-            new += run_checks(checks, at, method=method, ignore=ignored)
+        at, new, stopped = _enter(stage, at, build, judge, checks, method)
         new, stopped = agree(new, stopped, name)
         results += new
         seconds |= _since(began, name)
@@ -167,6 +151,32 @@ def ascend_file(
     reached = STAGE_NAMES[type(at)] if at is not None else "recipe"
     facts = tuple(_describe(at)) if isinstance(at, AtEnvironment) else ()
     return Ascent(Report(str(file.path), method, reached, results, fail_on, seconds, facts), at)
+
+
+def _enter(
+    stage: type[AtRecipe],
+    at: AtRecipe | None,
+    build: Callable[[type[AtRecipe], AtRecipe | None], AtRecipe],
+    judge: Callable[[Any], list[Result]],
+    checks: Sequence[Check],
+    method: str,
+) -> tuple[AtRecipe | None, list[Result], str | None]:
+    """Build a stage and judge it: the last stage that stands, what was said, and why the climb ends here."""
+    try:
+        built = build(stage, at)
+    except Exception as error:  # the build boundary: whatever a stage raises is one finding
+        if stage not in FAILURES or at is None:
+            raise
+        if isinstance(error, Apart):  # the process that failed tells why
+            new = skipped(checks, FAILURES[stage], method=method, reason=first_line(error))
+        else:
+            new = judge(widen(at, FAILURES[stage], error=error))
+        # Where no check reports the failure, the reason of the skipped ones has to.
+        detail = "" if any(result.findings for result in new) else f": {first_line(error)}"
+        stopped = f"since the {STAGE_NAMES[stage]} cannot be built{detail}"
+        return at, new + skipped(checks, stage, method=method, reason=stopped), stopped
+    new = passed(checks, FAILURES[stage], method=method) if stage in FAILURES else []
+    return built, new + judge(built), None
 
 
 def agree(results: list[Result], stopped: str | None, stage: str) -> tuple[list[Result], str | None]:
@@ -224,78 +234,3 @@ def _is_wanted(
     later = STAGES[here : STAGES.index(upto) + 1]
     waiting = {*later, *(FAILURES[one] for one in later if one in FAILURES)}
     return any(one.stage in waiting for one in checks)
-
-
-def _build(
-    stage: type[AtRecipe],
-    file: RecipeFile,
-    at: AtRecipe | None,
-    folder: Callable[[RecipeFile], Path] | None,
-    recorded: Iterable[Mapping[str, Any]] | None,
-) -> AtRecipe:
-    if stage is AtRecipe:
-        return AtRecipe(resolve(file.recipe), file, _look_at_sources(file))
-    assert at is not None
-    if stage is AtEnvironment:
-        from ftrun.runner.determinism import settle_determinism
-        from ftrun.runner.environment import inspect_machine
-
-        machine = inspect_machine(Path(at.recipe.output))
-        if machine.torch_error is None:
-            settle_determinism(
-                at.recipe.deterministic,
-                on_gpu=bool(machine.devices),
-                compiled=at.recipe.training["torch_compile"],
-            )
-        return cast(AtRecipe, widen(at, AtEnvironment, machine=machine))
-    method = importlib.import_module(f"ftrun.runner.methods.{at.recipe.method}")
-    if stage is AtData:
-        from ftrun.runner.tuning.choices import tune
-
-        with _garbage_left():
-            built = method.build_data(at)
-            tuned = tune(built, recorded)
-        if count_ranks() == 1:
-            return tuned
-        # A device may have less room in one process than in another.
-        return tune(built, [asdict(one) for one in gather(tuned.choices, "the choices")[0]])
-    if stage is AtModel:
-        assert folder is not None, "a trainer needs a folder to write to"
-        return _with_processes(method.build_model(at, folder(file)))
-    from ftrun.runner.step import take_step
-
-    return take_step(cast(AtModel, at))
-
-
-def _with_processes(at: AtModel) -> AtModel:
-    """With what each process of the run is about to train, where there are several."""
-    if count_ranks() == 1:
-        return at
-    from ftrun.runner.data.digest import digest_rows
-    from ftrun.runner.record.digests import digest_trainable
-
-    own = Process(digest_trainable(at.model), digest_rows(at.train))
-    return replace(at, processes=tuple(gather(own, "the model as it was built")))
-
-
-@contextmanager
-def _garbage_left() -> Iterator[None]:
-    """Pause Python's search for cycles of garbage, which would look at every row again and again.
-
-    Rows hold no cycles, and with 50,000 of them the search takes a fifth of the time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _look_at_sources(file: RecipeFile) -> tuple[Any, ...]:
-    data = file.recipe.data
-    sources = [(f"data.train.{i}", one) for i, one in enumerate(data.train)]
-    if isinstance(data.eval, list):
-        sources += [(f"data.eval.{i}", one) for i, one in enumerate(data.eval)]
-    return tuple(read_head(source, key, file.folder) for key, source in sources)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ftrun.checks.stages import AtModel, AtStep, Experiments, Phase, Step, widen
+from ftrun.checks.experiments import Experiments, Phase, Step
+from ftrun.checks.stages import AtModel, AtStep, widen
 from ftrun.runner.experiments import learn_first_batch, make_experiments
 from ftrun.runner.learning import need_learning
 from ftrun.runner.ranks import alone

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
-from ftrun.checks.stages import AtEnvironment, Machine
+from ftrun.checks.machine import Machine
+from ftrun.checks.stages import AtEnvironment
 from ftrun.checks.versions import is_newer, needs_newer_driver
 
 if TYPE_CHECKING:

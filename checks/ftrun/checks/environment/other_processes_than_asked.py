@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
-from ftrun.checks.stages import AtEnvironment, Place
+from ftrun.checks.machine import Place
+from ftrun.checks.stages import AtEnvironment
 
 if TYPE_CHECKING:
     from ftrun.checks.testing import World

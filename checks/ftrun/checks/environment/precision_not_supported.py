@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding, Patch
-from ftrun.checks.stages import AtEnvironment, Device
+from ftrun.checks.machine import Device
+from ftrun.checks.stages import AtEnvironment
 
 if TYPE_CHECKING:
     from ftrun.checks.testing import World

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.examples import parts_of, spread
+from ftrun.checks.experiments import Learning
 from ftrun.checks.finding import Finding
 from ftrun.checks.rows import IGNORED
-from ftrun.checks.stages import AtModel, AtStep, Learning
+from ftrun.checks.stages import AtModel, AtStep
 from ftrun.checks.trials import COARSE, made, tolerance
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
+from ftrun.checks.experiments import Learning
 from ftrun.checks.finding import Finding
-from ftrun.checks.stages import AtModel, AtStep, Learning
+from ftrun.checks.stages import AtModel, AtStep
 from ftrun.checks.trials import made
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
+from ftrun.checks.experiments import LongestBatch
 from ftrun.checks.finding import Finding
-from ftrun.checks.stages import AtStep, LongestBatch
+from ftrun.checks.stages import AtStep
 from ftrun.checks.trials import made
 
 if TYPE_CHECKING:

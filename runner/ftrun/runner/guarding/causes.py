@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ftrun.checks.experiments import Learning
 from ftrun.checks.optimisation import Cause
-from ftrun.checks.stages import AtModel, Learning
+from ftrun.checks.stages import AtModel
 from ftrun.runner.guarding.sharding import is_sharded
 from ftrun.runner.learning import STEPS, learn_by_heart, measure_distance
 from ftrun.runner.step import measure_gradients, restored, update

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.examples import spread
-from ftrun.checks.stages import STAGE_NAMES, AtData, AtEnvironment, AtStep, Device
+from ftrun.checks.machine import Device
+from ftrun.checks.stages import STAGE_NAMES, AtData, AtEnvironment, AtStep
 from ftrun.runner.plan.memory import Memory, Room, describe_memory, find_largest, find_room
 from ftrun.runner.plan.outline import Gap, Parameters, Plan, Schedule, Source
 from ftrun.runner.plan.settings import derive_settings, list_choices, list_settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftrun.checks.stages import Machine
+    from ftrun.checks.machine import Machine
     from ftrun.runner.plan.footprint import Footprint
 
 GIB = 2**30

@@ -22,8 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ftrun.checks.machine import Machine
 from ftrun.checks.report import Report
-from ftrun.checks.stages import AtModel, Machine
+from ftrun.checks.stages import AtModel
 from ftrun.runner.record.digests import digest_text
 from ftrun.runner.record.inputs import describe_inputs
 from ftrun.runner.record.machine import describe_code, describe_environment, describe_hardware

@@ -15,7 +15,7 @@ from typing import Any
 import ftrun.checks
 import ftrun.runner
 import ftrun.schemas
-from ftrun.checks.stages import Machine
+from ftrun.checks.machine import Machine
 from ftrun.runner.ranks import count_ranks
 from ftrun.runner.tracking.git import describe_git
 from ftrun.runner.tracking.secrets import redact, redact_text
