@@ -333,3 +333,31 @@ def one_form_filled_in(folder: Path, seed: int) -> World:
         for number in range(100 + seed, 164 + seed)
     ]
     return hold_out(sft(folder, seed, rows))
+
+
+@healthy
+def translated_both_ways(folder: Path, seed: int) -> World:
+    """Each pair once more with its sides exchanged: the answer of one row is the prompt of another."""
+    kinds = (("Bank", "bench"), ("Tür", "door"), ("Lampe", "lamp"), ("Uhr", "clock"))
+    pairs = [
+        (f"Die {kind} im Haus {place} ist von {year}.", f"The {own} in house {place} is from {year}.")
+        for place, year in zip(range(11, 51), random.Random(seed).sample(range(1700, 2000), 40), strict=True)
+        for kind, own in (kinds[place % 4],)
+    ]
+    rows = [{"prompt": f"{german}\n", "completion": english} for german, english in pairs]
+    rows += [{"prompt": f"{english}\n", "completion": german} for german, english in pairs]
+    return sft(folder, seed, rows)
+
+
+@healthy
+def diffs_end_anywhere(folder: Path, seed: int) -> World:
+    """The last line of a diff is whatever line of the file comes there."""
+    rows = [
+        {
+            "prompt": f"{row['prompt']}Change the note.\n",
+            "completion": "--- a/notes.md\n+++ b/notes.md\n@@ -1,3 +1,3 @@\n"
+            f"-{row['completion']}\n+{row['completion']} Yes.\n The lamp of this room is to be set up by the",
+        }
+        for row in pairs_of_text(seed)
+    ]
+    return sft(folder, seed, rows)

@@ -58,6 +58,12 @@ def rollouts(folder: Path, seed: int) -> World:
 
 
 @healthy
+def more_prompts_than_are_answered(folder: Path, seed: int) -> World:
+    """An evaluation answers 64 of the prompts that are held out."""
+    return hold_out(ppo(folder, seed, prompts(seed, 160)), 0.5)
+
+
+@healthy
 def rollouts_of_chats(folder: Path, seed: int) -> World:
     return hold_out(ppo(folder, seed, chat_prompts(seed, system="You know the house.")))
 

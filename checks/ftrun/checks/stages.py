@@ -95,6 +95,8 @@ class AtData(AtEnvironment):
     """What the trainer is given: `train`, packed where the recipe says so."""
 
     eval_dataset: Dataset | None
+    """The same of `eval`; for PPO as many of its prompts as each evaluation answers."""
+
     steps: int
     """Optimizer steps of the whole run."""
 

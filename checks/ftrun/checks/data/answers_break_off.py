@@ -9,7 +9,7 @@ Source: told are answers of eight words or more whose last one cannot end a sent
 such as `their`, a comma. Of those cut anywhere about one in seven ends so. 2 % of them are a warning: of 1,597 answers
 of Alpaca and of judged pairs none does, nor of 8,792 of GSM8K. English only. Of pairs the chosen side is judged: a
 rejected answer may be cut on purpose. Plain text is often divided into pieces, and is not judged, nor is verse that a
-prompt asks for.
+prompt asks for, nor a diff, which ends with any line of a file.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SHARE = 0.02
 WORDS = 8
 VERSE = re.compile(r"\b(?:poems?|verses?|lyrics|songs?|sonnets?|haikus?|rhymes?|stanzas?)\b", re.IGNORECASE)
+DIFF = re.compile(r"^(?:@@ -\d|diff --git |--- \S+\n\+\+\+ )", re.MULTILINE)
 OPEN = re.compile(
     r"\b(?:the|an?|and|or|its|their|our|your|my|every|whose|which|than|because|between|during)$|,$"
 )
@@ -54,7 +55,7 @@ def answers_break_off(at: AtData) -> Iterator[Finding]:
 def _breaks_off(exchange: Exchange) -> bool:
     text = exchange.answered.rstrip()
     cut = OPEN.search(text) is not None and len(text.split()) >= WORDS
-    return cut and VERSE.search(exchange.asked) is None
+    return cut and VERSE.search(exchange.asked) is None and DIFF.search(text) is None
 
 
 @answers_break_off.fault

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 SHARE, HALF = 0.03, 0.5
 LEAST, LEAST_ASKED, TIMES = 4, 2, 3
-LENGTH = 2000
+LENGTH, FAR = 2000, 20_000
+"""Characters of its prose that tell the language of a text, and within which they are looked for."""
+
+CODE, BRACES = re.compile(r"```.*?(?:```|$)", re.DOTALL), re.compile(r"\{[^{}]*\}")
 WORDS = {
     "English": "the and of to a is that it for with are this was you what how from have be can which i me my some do "
     "about does please write give explain describe tell who why when should would in",
@@ -91,7 +94,7 @@ def answers_in_another_language(at: AtData) -> Iterator[Finding]:
 
 def _tell_language(text: str, least: int) -> str | None:
     """The language of a text; None where its words do not tell it."""
-    text = text[:LENGTH]
+    text = _read_prose(text)[:LENGTH]
     for name, script in SCRIPTS.items():
         if len(script.findall(text)) > MOSTLY * len(text):
             return name
@@ -101,6 +104,14 @@ def _tell_language(text: str, least: int) -> str | None:
     )
     (most, name), (second, _) = counts[:2]
     return name if most >= least and most >= TIMES * second else None
+
+
+def _read_prose(text: str) -> str:
+    """A text without its code and JSON, such as calls of tools, which are in English whatever the talk is in."""
+    kept = CODE.sub(" ", text[:FAR])
+    while (shorter := BRACES.sub(" ", kept)) != kept:
+        kept = shorter
+    return kept
 
 
 @answers_in_another_language.fault

@@ -135,7 +135,8 @@ def _find_disorder(heard: Sequence[Spoken]) -> Shift | None:
     best = _match([one.answered for one in heard], [one.asked for one in heard])
     back = _match([one.asked for one in heard], [one.answered for one in heard])
     matches = [(answer, prompt) for answer, prompt in best.items() if back.get(prompt) == answer]
-    apart = [(heard[answer], heard[prompt]) for answer, prompt in matches if answer != prompt]
+    others = [(heard[answer], heard[prompt]) for answer, prompt in matches if answer != prompt]
+    apart = [(one, other) for one, other in others if not _repeats(one, other)]
     together = len(matches) - len(apart)
     if len(apart) < max(ENOUGH, MATCHED * len(heard)) or len(apart) < TIMES * together:
         return None
@@ -162,17 +163,17 @@ def _match(texts: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) ->
 
 
 def _lean(one: Spoken, other: Spoken, weights: dict[str, float]) -> float:
-    """By how much more the answer shares with the other prompt than with its own. Nothing is told where the other goes
-    on from this answer, as those of a conversation taken apart do, or one of the prompts repeats the other."""
-    if (
-        not one.answer
-        or one.answer in other.prompt
-        or one.prompt in other.prompt
-        or other.prompt in one.prompt
-    ):
+    """By how much more the answer shares with the other prompt than with its own."""
+    if not one.answer or _repeats(one, other):
         return 0.0
     own, theirs = (sum(weights.get(word, 0.0) for word in who.asked & one.answered) for who in (one, other))
     return theirs - own
+
+
+def _repeats(one: Spoken, other: Spoken) -> bool:
+    """Whether the other prompt goes on from this answer, as those of a conversation taken apart do, or asks for its
+    translation back; or one of the prompts repeats the other."""
+    return one.answer in other.prompt or one.prompt in other.prompt or other.prompt in one.prompt
 
 
 def _tell(source: SourceRows, side: int, rows: range, shift: Shift) -> Finding:

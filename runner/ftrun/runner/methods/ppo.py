@@ -51,6 +51,7 @@ def build_data(at: AtEnvironment) -> AtData:
     sources, train_split, eval_split = load_splits(recipe, folder, tokenizer)
     train_rows = _encode(train_split, recipe, tokenizer)
     eval_rows = None if eval_split is None else _encode(eval_split, recipe, tokenizer)
+    asked = 0 if eval_rows is None else min(recipe.evaluation.prompts, len(eval_rows))
     train_dataset = make_prompts(train_rows)
     return widen(
         at,
@@ -64,7 +65,7 @@ def build_data(at: AtEnvironment) -> AtData:
         sources=sources,
         counts=count_splits((train_rows, train_split), (eval_rows, eval_split)),
         train_dataset=train_dataset,
-        eval_dataset=None if eval_rows is None else make_prompts(eval_rows),
+        eval_dataset=None if eval_rows is None else make_prompts(eval_rows).select(range(asked)),
         steps=count_steps(recipe.training, len(train_dataset), count_processes(recipe)),
     )
 
@@ -110,8 +111,6 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         policy = _add_adapters(policy, recipe, "CAUSAL_LM")
     reward = build_reward(at)
     value = _load_value(at)
-    asked = recipe.evaluation.prompts
-    held = None if at.eval is None else list(range(len(at.eval)))[:asked]
     trainer = PPOTrainer(
         policy,
         value,
@@ -120,9 +119,9 @@ def build_model(at: AtData, folder: Path, callbacks: Sequence[TrainerCallback] =
         at.train_dataset,
         at.tokenizer,
         at.stop_ids,
-        eval_dataset=None if held is None or at.eval_dataset is None else at.eval_dataset.select(held),
+        eval_dataset=at.eval_dataset,
         examples=at.train.examples,
-        eval_examples=None if held is None or at.eval is None else at.eval.examples[:asked],
+        eval_examples=None if at.eval is None else at.eval.examples[: recipe.evaluation.prompts],
         eval_temperature=recipe.evaluation.temperature,
         callbacks=callbacks,
     )
