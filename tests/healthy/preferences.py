@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.healthy.adapters import save_adapter
 from tests.healthy.architectures import make_config
-from tests.healthy.models import save_model, save_tiny
+from tests.healthy.models import load_tiny_tokenizer, save_model, save_tiny
 from tests.healthy.templates import use_template
 from tests.healthy.worlds import LORA, draft, healthy, hold_out, questions, save_base, variants
 
@@ -263,6 +263,27 @@ def dpo_on_tied_embeddings(folder: Path, seed: int) -> World:
     world.recipe["model"]["path"] = str(
         save_tiny(folder / "tied", seed, world.rows, tie_word_embeddings=True)
     )
+    return world
+
+
+@healthy
+def tuned_on_answers_alone(folder: Path, seed: int) -> World:
+    """Tuning that left out the prompts leaves a model that is sure of their words, and wrong."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    world = dpo(folder, seed, pairs(seed))
+    base = save_tiny(folder / "tuned", seed, world.rows)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), load_tiny_tokenizer()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for row in world.rows * 5:
+        prompt, answer = (tokenizer(row[side])["input_ids"] for side in ("prompt", "chosen"))
+        ids = torch.tensor([[*prompt, *answer, tokenizer.eos_token_id]])
+        model(input_ids=ids, labels=ids.index_fill(1, torch.arange(len(prompt)), -100)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(base)
+    world.recipe["model"]["path"] = str(base)
     return world
 
 

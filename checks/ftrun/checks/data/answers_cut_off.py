@@ -4,8 +4,8 @@ Symptom: the model stops in the middle of answers, or never stops, since their e
 Cause: training.max_length is shorter than many rows.
 Fix: raise training.max_length so that it holds nearly every row, or shorten the rows.
 Prevention: compare max_length with the lengths that `ftrun preflight` shows when data change.
-Source: shares of 1 % (warning) and 5 % (error) of the rows: LLaMA-Factory#3995, LLaMA-Factory#3143. Plain
-text has no answer to lose, so that a cut there is a warning at most.
+Source: 5 % of the rows are an error, 1 % of them and of all tokens a warning: LLaMA-Factory#3995, LLaMA-Factory#3143.
+Plain text has no answer to lose, so that a cut there is a warning at most.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def answers_cut_off(at: AtData) -> Iterator[Finding]:
             f"{rows[i].where}: {full[i]} tokens" for i in np.argsort(-full, kind="stable")[:3].tolist()
         ),
         patch=patch,
-        severity=_grade(share, has_answers),
+        severity=_grade(share, lost, has_answers),
     )
 
 
-def _grade(share: float, has_answers: bool) -> Severity:
-    if share <= SOME:
-        return "info"
-    return "error" if share > MANY and has_answers else "warning"
+def _grade(share: float, lost: float, has_answers: bool) -> Severity:
+    if share > MANY:
+        return "error" if has_answers else "warning"
+    return "warning" if min(share, lost) > SOME else "info"
 
 
 def _propose(at: AtData, full: NDArray[np.int32], has_answers: bool) -> tuple[str, Patch | None]:

@@ -6,10 +6,10 @@ joined by position.
 Fix: translate these answers too, or remove the rows.
 Prevention: tell the language of both sides after translating, and compare.
 Source: the language of a text is the one whose commonest words it has at least four of (a prompt: two), and three times
-as many as of any other (English, German, French, Spanish, Italian, Portuguese, Dutch), or another script. Told are 3 %
-of the rows of which both sides are told, up to half of them: a source that always answers in one language is meant so.
-Prompts that name a language or speak of translation do not count. Of 10,389 answers of Alpaca, GSM8K and judged
-pairs 4 are so.
+as many as of any other (English, German, French, Spanish, Italian, Portuguese, Dutch), or another script; a text in two
+languages has none. Told are 3 % of the rows of which both sides are told, up to half of them: a source that always
+answers in one language is meant so. Prompts that name a language or speak of translation do not count. Of 10,389
+answers of Alpaca, GSM8K and judged pairs 4 are so.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ SCRIPTS = {
     "Arabic or Persian": re.compile("[\u0600-\u06ff]"),
     "Hindi": re.compile("[\u0900-\u097f]"),
 }
-MOSTLY = 0.3
-"""Share of the characters in a script from which on a text is written in it; spaces and marks are in none."""
+PARTLY, MOSTLY = 0.02, 0.3
+"""Shares of the characters in a script from which on a text is in two languages, and from which on it is written in
+that one; spaces and marks are in none."""
 
 ASKED_FOR = re.compile(
     r"translat|language|übersetz|tradu[cisz]|vertaal|перев|翻译|翻訳|\b(?:english|german|french|spanish|italian|"
@@ -85,7 +86,8 @@ def answers_in_another_language(at: AtData) -> Iterator[Finding]:
             ]
             yield Finding(
                 message=f"{len(wrong)} of {len(sure)} answers of {source.label} whose language was told are in another "
-                f"one than their prompts, most often {answered} to {asked}, and no prompt asks for that.",
+                f"one than their prompts, most often in {answered} where the prompt is in {asked}, and no prompt asks "
+                "for that.",
                 fix="Translate these answers too, or remove the rows.",
                 where=Where(file=source.label, row=wrong[0][0].row, key=source.key),
                 evidence=tuple(f"row {one.row}: {clip(one.answered)}" for one, _, _ in wrong[:3]),
@@ -96,8 +98,10 @@ def _tell_language(text: str, least: int) -> str | None:
     """The language of a text; None where its words do not tell it."""
     text = _read_prose(text)[:LENGTH]
     for name, script in SCRIPTS.items():
-        if len(script.findall(text)) > MOSTLY * len(text):
+        if (share := len(script.findall(text)) / max(1, len(text))) > MOSTLY:
             return name
+        if share > PARTLY:
+            return None
     words = re.findall(r"[^\W\d_]+", text.lower())
     counts = sorted(
         ((sum(word in common for word in words), name) for name, common in COMMON.items()), reverse=True

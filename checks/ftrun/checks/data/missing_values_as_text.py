@@ -39,9 +39,10 @@ def missing_values_as_text(at: AtData) -> Iterator[Finding]:
     for source in at.sources:
         rows = spread(len(source.examples), SAMPLE).tolist()
         exchanges = [last_exchange(source.examples[row]) for row in rows]
-        texts = [text for exchange in exchanges for text in exchange if text]
+        texts = {text for exchange in exchanges for text in exchange}
+        answers = [answer for _, answer in exchanges if answer]
         are_sentences = (
-            len(set(texts)) >= LABELS and median(len(text.split()) for text in texts[:SAMPLE]) >= WORDS
+            len(set(answers)) >= LABELS and median(len(answer.split()) for answer in answers) >= WORDS
         )
         words = ALWAYS | AMONG_SENTENCES if are_sentences else ALWAYS
         found = [
@@ -50,7 +51,7 @@ def missing_values_as_text(at: AtData) -> Iterator[Finding]:
             if words & set(exchange) and not _is_meant(source.examples[row], exchange[1])
         ]
         if len(found) >= FEW and len(found) >= SHARE * len(rows):
-            written = sorted(words & set(texts))
+            written = sorted(words & texts)
             yield Finding(
                 message=f"In {len(found)} of {len(rows)} examples of {source.label} that were looked at the prompt or "
                 f"the answer is {' or '.join(map(repr, written))}, which is what a missing value is written as.",

@@ -7,7 +7,8 @@ Fix: fill the templates where the rows are made.
 Prevention: look at a row with `ftrun preview`.
 Source: told are names in braces, and words such as `[INSERT …]`, that stand in half of the rows in the very same
 spelling. What belongs to LaTeX or to code is left out, and what stands in a prompt and in its answer, which is what the
-row is about; in answers also words such as `[Your Name]`, which letters are drafted with.
+row is about; in answers also words such as `[Your Name]`, which letters are drafted with, and all of it where the
+prompt speaks of templates or prompts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 HOLE = re.compile(
-    r"(?<![\\\w^_}\]$])\{{1,2} ?[A-Za-z][A-Za-z0-9_.]{1,30} ?\}{1,2}"  # {name}, {{ name }}
+    r"(?<![\\\w^_{}\]$])\{{1,2} ?[A-Za-z][A-Za-z0-9_.]{1,30} ?\}{1,2}"  # {name}, {{ name }}
     r"|\$\{[A-Za-z_]\w{1,30}\}|%\([A-Za-z_]\w{1,30}\)s"  # ${name}, %(name)s
     r"|[\[<](?:insert|your|enter) [^\[\]<>]{2,40}[\]>]",  # [INSERT NAME HERE]
     re.IGNORECASE,
@@ -36,6 +37,9 @@ FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 CODE = re.compile(
     r"^\s*(?:def|class|import|from|function|const|let|var|export|return)\b|^\s*(?:#!|#include|<\w)", re.M
 )
+WANTED = re.compile(r"templat|placeholder|prompt|variable|jinja|mustache|handlebars", re.IGNORECASE)
+"""What a prompt speaks of whose answer is to hold placeholders."""
+
 HALF = 0.5
 ENOUGH = 16
 SAMPLE = 512
@@ -64,12 +68,15 @@ def placeholders_unfilled(at: AtData) -> Iterator[Finding]:
 def _holes(example: Mapping[str, Any]) -> set[str]:
     """The placeholders of a row that stand in what is asked or in what is answered, and not in both."""
     asked, answered = set[str](), set[str]()
+    wanted = False
     for part in parts_of(example, "completion"):
         text = FENCED.sub("", part.text)
         found = () if CODE.search(text) else HOLE.findall(text)
-        if part.answer:
+        if not part.answer:
+            wanted = wanted or WANTED.search(HOLE.sub("", text)) is not None
+        if part.answer and not wanted:
             answered.update(hole for hole in found if hole[0] not in "[<")
-        else:
+        elif not part.answer:
             asked.update(found)
     return asked ^ answered
 

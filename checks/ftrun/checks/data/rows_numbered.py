@@ -5,7 +5,8 @@ Cause: the texts were printed or generated as a numbered list, or an index colum
 Fix: cut the numbers off where the rows are made.
 Prevention: look at three rows in a row with `ftrun preview`.
 Source: told are 90 % of the answers or of the prompts of a source, each beginning with a number that is that of its row
-in the file, but for one constant: lists of steps begin with 1 in each row.
+in the file, but for one constant: lists of steps begin with 1 in each row. Where what follows the numbers is the same
+in half of the rows, the number is what they are about.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ftrun.schemas.mistake import Where
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-NEARLY_ALL = 0.9
+NEARLY_ALL, HALF = 0.9, 0.5
 ENOUGH = 16
 NUMBER = re.compile(r"\W{0,2}(\d{1,9})\b")
 
@@ -46,6 +47,9 @@ def rows_numbered(at: AtData) -> Iterator[Finding]:
             numbers = ((row, NUMBER.match(text)) for row, text in texts)
             offsets = Counter(int(number[1]) - row for row, number in numbers if number)
             count = max(offsets.values(), default=0)
+            others = {NUMBER.sub("", text, count=1).strip() for _, text in texts}
+            if len(others) <= HALF * len(texts):
+                continue
             if count >= max(ENOUGH, NEARLY_ALL * len(texts)):
                 yield Finding(
                     message=f"{count} of {len(texts)} {name} of {source.label} that were looked at begin with the "

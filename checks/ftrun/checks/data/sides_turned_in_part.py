@@ -9,7 +9,7 @@ of another: halves and quarters of each source of up to 2,000 pairs, and sources
 57 % to 72 % of the pairs of healthy data (each half of 299 judged pairs and of the shipped preferences from the other).
 Told is under 35 %, where chance is so low once in 30,000 times, if the other part is right about itself. Parts that
 reward opposite things, as helpful and harmless answers may, are told too where they differ that much; sides that
-hardly differ in their words are not.
+hardly differ in their words are not, nor pairs whose rejected answer is the chosen one of one other prompt.
 """
 
 from __future__ import annotations
@@ -66,15 +66,21 @@ def sides_turned_in_part(at: AtData) -> Iterator[Finding]:
     judged = False
     for source in (one for one in at.sources if one.sides == 2 and one.key.startswith("data.train")):
         sides = [read_exchanges(source, side, MOST) for side in (0, 1)]
-        pairs = [_compare(*pair) for pair in zip(*sides, strict=True)]
-        if len(pairs) < ENOUGH:
+        prompts = Counter(answer for _, answer in {(one.asked, one.answered) for one in sides[0]})
+        told = [
+            (chosen, rejected)
+            for chosen, rejected in zip(*sides, strict=True)
+            if prompts[rejected.answered] != 1
+        ]
+        if len(told) < ENOUGH:
             continue
-        whole = Part(source.label, source.key, sides[0][0], sides[0][-1], pairs)
+        pairs = [_compare(*pair) for pair in told]
+        whole = Part(source.label, source.key, told[0][0], told[-1][0], pairs)
         wholes.append(whole)
         for rest, start, end in _divide(len(pairs)):
             if end - start >= ENOUGH:
                 judged = True
-                part = Part(source.label, source.key, sides[0][start], sides[0][end - 1], pairs[start:end])
+                part = Part(source.label, source.key, told[start][0], told[end - 1][0], pairs[start:end])
                 others = [pairs[number] for number in rest]
                 right = _ask(others, part.pairs)
                 if _is_turned(right, part.pairs) and _agree(others):

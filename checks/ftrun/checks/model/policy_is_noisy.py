@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 
-@check("DPO012", title="the policy is the same at every forward pass", methods=("dpo",))
+@check("DPO012", title="the policy is the same at every forward pass", severity="warning", methods=("dpo",))
 def policy_is_noisy(at: AtModel) -> Iterator[Finding]:
     import torch
 
@@ -43,7 +43,7 @@ def policy_is_noisy(at: AtModel) -> Iterator[Finding]:
     )
     if not at.recipe.training["disable_dropout"]:
         fix = "Set training.disable_dropout to true."
-        yield Finding(message, fix, at.where("training.disable_dropout"), severity="warning")
+        yield Finding(message, fix, at.where("training.disable_dropout"))
         return
     rates = {
         name: rate

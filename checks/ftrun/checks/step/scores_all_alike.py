@@ -6,18 +6,23 @@ that falls on every answer, or half-precision overflow.
 Fix: let the reward tell better answers from worse ones among those that the start writes; look at them in the finding.
 Source: a spread of rewards under 0.1 as a sign of a dead or hacked reward; trl#1379, ms-swift#3926. Told is
 no spread at all, one under 1e-4 without scaling, which a KL penalty of 0.001 a token outweighs, and one that
-`score_clip` cuts off whole.
+`score_clip` cuts off whole. Where the first answers score alike, 64 are asked for: of answers that earn something in
+one of twenty cases, so many score alike once in 27 times. It is a warning where the reward pays the text of a prompt,
+of a column or of nothing otherwise, so that answers may come to earn something.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
+from ftrun.checks.examples import spread
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtModel, AtStep
+from ftrun.checks.step.scores_change_when_asked_again import other_random_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
 
 LEAST = 4
 """Answers from which a constant score says something."""
+
+ENOUGH = 64
+"""Answers that have to score alike."""
 
 FAINT = 1e-4
 
@@ -48,16 +56,38 @@ def scores_all_alike(at: AtStep) -> Iterator[Finding]:
             evidence=shown,
         )
     elif len(answers) >= LEAST and float(scores.total.std(correction=0)) == 0.0:
-        parts = ", ".join(f"{name} {float(part[0]):g}" for name, part in scores.parts.items())
-        yield Finding(
-            f"All {len(answers)} answers of the first rollout score {float(scores.total[0]):g} ({parts}): there is "
-            "nothing to learn from.",
-            "Let reward: score what the model already does in different degrees.",
-            at.where("reward"),
-            evidence=shown,
-        )
+        yield from _judge_more(at, shown)
     elif len(answers) >= LEAST:
         yield from _judge_spread(at, scores.total, shown)
+
+
+def _judge_more(at: AtStep, shown: tuple[str, ...]) -> Iterator[Finding]:
+    """Ask for further answers, since the first ones score alike."""
+    trainer: Any = at.trainer
+    scores, answers = trainer.seen["scores"], trainer.seen["answers"]
+    with other_random_numbers():
+        more = trainer.sample(spread(len(at.train), max(0, ENOUGH - len(answers))).tolist())
+        totals = trainer.reward.score(more).total if more else scores.total
+        if bool((totals != scores.total[0]).any()):
+            return
+        probed = trainer.reward.score([replace(answers[0], text=text) for text in _probe(answers)]).total
+    parts = ", ".join(f"{name} {float(part[0]):g}" for name, part in scores.parts.items())
+    yield Finding(
+        f"All {len(answers) + len(more)} first answers score {float(scores.total[0]):g} ({parts}): there is nothing to "
+        "learn from.",
+        "Let reward: score what the model already does in different degrees.",
+        at.where("reward"),
+        evidence=shown,
+        severity="warning" if bool((probed != scores.total[0]).any()) else "error",
+    )
+
+
+def _probe(answers: Sequence[Any]) -> Iterator[str]:
+    """Texts that are none of the answers: nothing, and what rows hold."""
+    yield ""
+    for answer in answers:
+        columns = answer.example.get("columns", {})
+        yield from (text for text in (answer.example["prompt"], *columns.values()) if isinstance(text, str))
 
 
 def _judge_spread(at: AtStep, total: torch.Tensor, shown: tuple[str, ...]) -> Iterator[Finding]:

@@ -51,7 +51,8 @@ def build_data(at: AtEnvironment) -> AtData:
     sources, train_split, eval_split = load_splits(recipe, folder, tokenizer)
     train_rows = _encode(train_split, recipe, tokenizer)
     eval_rows = None if eval_split is None else _encode(eval_split, recipe, tokenizer)
-    asked = 0 if eval_rows is None else min(recipe.evaluation.prompts, len(eval_rows))
+    held_out = None if eval_rows is None else make_prompts(eval_rows)
+    asked = recipe.evaluation.prompts
     train_dataset = make_prompts(train_rows)
     return widen(
         at,
@@ -65,7 +66,7 @@ def build_data(at: AtEnvironment) -> AtData:
         sources=sources,
         counts=count_splits((train_rows, train_split), (eval_rows, eval_split)),
         train_dataset=train_dataset,
-        eval_dataset=None if eval_rows is None else make_prompts(eval_rows).select(range(asked)),
+        eval_dataset=None if held_out is None else held_out.select(range(len(held_out))[:asked]),
         steps=count_steps(recipe.training, len(train_dataset), count_processes(recipe)),
     )
 

@@ -231,6 +231,19 @@ class PPOTrainer(Trainer):  # type: ignore[misc, unused-ignore]  # transformers 
             Answer(*parts) for parts in zip(examples, lengths, texts, responses.ended.tolist(), strict=True)
         ]
 
+    def sample(self, rows: Sequence[int]) -> list[Answer]:
+        """Answers to the prompts of these rows, drawn as in a rollout; training goes on as if none had been."""
+        if not rows:
+            return []
+        with (
+            torch.no_grad(),
+            evaluating(self.model),
+            self.accelerator.autocast(),
+            whole_policy(self.model, self.accelerator),
+        ):
+            prompts = self.train_dataset[rows]["input_ids"]
+            return self.answer(self.model.policy, prompts, self._choose(self.examples, rows))[1]
+
     def _choose(self, examples: Examples | None, indices: Sequence[int]) -> Examples | None:
         return None if examples is None else [examples[index] for index in indices]
 
