@@ -28,6 +28,10 @@ MODULES = (
     "third_rows",
     "third_rows_sets",
     "third_rows_pairs",
+    "fourth_templates",
+    "fourth_text",
+    "fourth_pairs",
+    "fourth_settings",
 )
 
 

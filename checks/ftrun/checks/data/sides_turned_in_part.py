@@ -7,9 +7,11 @@ Prevention: let one place decide which answer is the chosen one.
 Source: a count of the words that chosen answers have and rejected ones lack, made on one part, is asked for the sides
 of another: halves and quarters of each source of up to 2,000 pairs, and sources against each other. It is right in
 57 % to 72 % of the pairs of healthy data (each half of 299 judged pairs and of the shipped preferences from the other).
-Told is under 35 %, where chance is so low once in 30,000 times, if the other part is right about itself. Parts that
+Told is under 35 %, where chance is so low once in 30,000 times, if the other part is right about itself. A part counts
+too by which answer shares more words with its prompt, where both are about as long and neither declines. Parts that
 reward opposite things, as helpful and harmless answers may, are told too where they differ that much; sides that
-hardly differ in their words are not, nor pairs whose rejected answer is the chosen one of one other prompt.
+hardly differ in their words are not. The words of labels, and of answers that are the chosen ones of another prompt,
+are not looked at: which of them come up depends on what is asked.
 """
 
 from __future__ import annotations
@@ -42,7 +44,12 @@ SEEN = 5
 """Pairs that a word has to tell apart before it counts."""
 
 LENGTH = 2000
-"""Characters of an answer that are read."""
+"""Characters of a text that are read."""
+
+ALIKE = 0.67
+"""How long the shorter answer is at least, of the longer one, for both to be held against their prompt."""
+
+DECLINES = re.compile(r"\b(?:sorry|cannot|can[’']?t|unable|not able|won[’']?t|not allowed)\b", re.IGNORECASE)
 
 Words = dict[str, int]
 
@@ -64,17 +71,11 @@ class Part:
 def sides_turned_in_part(at: AtData) -> Iterator[Finding]:
     wholes = []
     judged = False
-    for source in (one for one in at.sources if one.sides == 2 and one.key.startswith("data.train")):
-        sides = [read_exchanges(source, side, MOST) for side in (0, 1)]
-        prompts = Counter(answer for _, answer in {(one.asked, one.answered) for one in sides[0]})
-        told = [
-            (chosen, rejected)
-            for chosen, rejected in zip(*sides, strict=True)
-            if prompts[rejected.answered] != 1
-        ]
+    for source in (one for one in at.sources if one.sides == 2):
+        told = list(zip(*(read_exchanges(source, side, MOST) for side in (0, 1)), strict=True))
         if len(told) < ENOUGH:
             continue
-        pairs = [_compare(*pair) for pair in told]
+        pairs = _compare_all(told)
         whole = Part(source.label, source.key, told[0][0], told[-1][0], pairs)
         wholes.append(whole)
         for rest, start, end in _divide(len(pairs)):
@@ -104,14 +105,44 @@ def _divide(count: int) -> Iterator[tuple[Sequence[int], int, int]]:
         yield [*range(start), *range(start + quarter, count)], start, start + quarter
 
 
-def _compare(chosen: Exchange, rejected: Exchange) -> Words:
-    one, other = (
-        set(re.findall(r"\w+|[^\w\s]", side.answered[:LENGTH].lower())) for side in (chosen, rejected)
+def _compare_all(told: Sequence[tuple[Exchange, Exchange]]) -> list[Words]:
+    said = Counter(
+        answer
+        for one, other in {(one.asked, one.answered): (one, other) for one, other in told}.values()
+        for answer in {one.answered, other.answered}
     )
+    prompts = Counter(answer for _, answer in {(one.asked, one.answered) for one, _ in told})
+    return [
+        _find_nearer(one, other)
+        | (
+            {}
+            if prompts[other.answered] == 1 or min(said[one.answered], said[other.answered]) > 1
+            else _compare(one, other)
+        )
+        for one, other in told
+    ]
+
+
+def _compare(chosen: Exchange, rejected: Exchange) -> Words:
+    one, other = _words_of(chosen.answered), _words_of(rejected.answered)
     longer = len(chosen.answered) - len(rejected.answered)
     # No word has a space in it.
     length = {"is longer": 1 if longer > 0 else -1} if longer else {}
     return dict.fromkeys(one - other, 1) | dict.fromkeys(other - one, -1) | length
+
+
+def _find_nearer(chosen: Exchange, rejected: Exchange) -> Words:
+    """Which answer has more words of the prompt; nothing where one has more words at all, or declines."""
+    lengths = sorted(len(side.answered) for side in (chosen, rejected))
+    if lengths[0] < ALIKE * lengths[1] or any(DECLINES.search(side.answered) for side in (chosen, rejected)):
+        return {}
+    asked = _words_of(chosen.asked)
+    more = len(asked & _words_of(chosen.answered)) - len(asked & _words_of(rejected.answered))
+    return {"is nearer": 1 if more > 0 else -1} if more else {}
+
+
+def _words_of(text: str) -> set[str]:
+    return set(re.findall(r"\w+|[^\w\s]", text[:LENGTH].lower()))
 
 
 def _ask(known: Sequence[Words], asked: Sequence[Words]) -> float:
@@ -152,7 +183,7 @@ def the_second_half_is_turned(world: World) -> None:
     world.rows = [
         {
             "prompt": f"What colour is lamp {number}?\n",
-            "chosen": f"The lamp is {colours[number % 3]}, I am sure.",
+            "chosen": f"Lamp {number} is {colours[number % 3]}, I am sure.",
             "rejected": f"I cannot say. Perhaps {colours[number % 2]}?",
         }
         for number in range(160)
