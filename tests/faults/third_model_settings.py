@@ -49,7 +49,7 @@ BETA1 = _set(X381, "a_step_follows_a_thousand", sft_full, dpo_full, told="TRAIN0
 BETA2 = _set(X381, "no_memory_of_the_scale", sft_full, told="TRAIN008", adam_beta2=0.0)
 EPSILON = _set(X381, "epsilon_is_one", sft_full, reward_full, told="TRAIN008", adam_epsilon=1.0)
 DECAY = _set(X381, "decay_is_a_thousand", sft_full, dpo_full, told="TRAIN008", weight_decay=1000.0)
-CLIP = _set(X381, "clipped_to_nothing", sft_full, told="TRAIN019", at="step", max_grad_norm=1e-9)
+CLIP = _set(X381, "clipped_to_nothing", sft_full, told="TRAIN002", max_grad_norm=1e-9)
 
 X382 = Fault("X382", "The schedule does not fit the run.", "all", "model", OURS)
 CYCLES = _set(

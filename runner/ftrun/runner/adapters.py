@@ -78,6 +78,7 @@ def write_merged(source: str, base: str, target: Path, *, trust_remote_code: boo
         with torch.random.fork_rng():
             model = _load_base(Path(source), base, trust_remote_code)
             merged: Any = PeftModel.from_pretrained(model, source)
+        _require_whole(merged, Path(source))
         untie(merged)
         merged.merge_and_unload(safe_merge=True).save_pretrained(target)
         has_tokenizer = (Path(source) / "tokenizer_config.json").is_file()
@@ -93,6 +94,33 @@ def write_merged(source: str, base: str, target: Path, *, trust_remote_code: boo
         ours = file.name.startswith("adapter_") or file.name in NOT_THE_MODEL
         if file.is_file() and not ours and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
+
+
+def _require_whole(loaded: Any, source: Path) -> None:
+    """Raise ModelError where the weights of a LoRA adapter have no place in the model, or lack their other halves: PEFT
+    leaves the ones out and starts the others as if they had never been trained. Whole layers may be missing."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    if not (source / ADAPTER_WEIGHTS).is_file():
+        return
+    with safe_open(source / ADAPTER_WEIGHTS, framework="pt") as weights:
+        held = {name for name in weights.keys() if ".lora_" in name}  # noqa: SIM118
+    own = {
+        name for name in get_peft_model_state_dict(loaded, save_embedding_layers=False) if ".lora_" in name
+    }
+    modules = {name.partition(".lora_")[0] for name in held}
+    strange = sorted(held - own)
+    halves = sorted(name for name in own - held if name.partition(".lora_")[0] in modules)
+    if own and not held:
+        raise ModelError(f"{source / ADAPTER_WEIGHTS} holds no LoRA weights")
+    if strange:
+        raise ModelError(
+            f"{len(strange)} of the {len(held)} LoRA weights in {source / ADAPTER_WEIGHTS}, such as {strange[0]}, have "
+            f"no place in the model, where they are called {min(own, default='nothing')}"
+        )
+    if halves:
+        raise ModelError(f"{source / ADAPTER_WEIGHTS} lacks {len(halves)} LoRA weights, such as {halves[0]}")
 
 
 def untie(loaded: Any) -> None:

@@ -50,8 +50,14 @@ class Apart(RunError):
 
 
 def count_ranks() -> int:
-    """How many processes the run has."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes the run has. Raises RunError where the environment says so of no process of a run."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and "RANK" not in os.environ:
+        raise RunError(
+            f"WORLD_SIZE is {count} in the environment and RANK is not set, as a launcher would do: unset WORLD_SIZE, "
+            "or start the run with launch.processes or a launcher"
+        )
+    return count
 
 
 def read_rank() -> int:

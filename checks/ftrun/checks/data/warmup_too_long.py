@@ -31,6 +31,8 @@ def warmup_too_long(at: AtData) -> Iterator[Finding]:
     training = at.recipe.training
     if not training["warmup_steps"]:
         raise NotApplicable("the recipe has no warmup")
+    if at.steps == 1:
+        raise NotApplicable("the run is one step")
     if training["lr_scheduler_type"] in WITHOUT_WARMUP:
         raise NotApplicable(f"the schedule {training['lr_scheduler_type']} has no warmup")
     warmup = count_warmup(training, at.steps)
@@ -46,11 +48,9 @@ def warmup_too_long(at: AtData) -> Iterator[Finding]:
     )
     yield Finding(
         message=f"The warmup takes {warmup} steps and the run has {at.steps}: the learning rate {peak}.",
-        fix="Set training.warmup_steps to 0.1, a tenth of the run."
-        if at.steps > 1
-        else "Set training.warmup_steps to 0, or train for more than one step.",
+        fix="Set training.warmup_steps to 0.1, a tenth of the run.",
         where=at.where("training.warmup_steps"),
-        patch=Patch("training.warmup_steps", 0.1) if at.steps > 1 else Patch("training.warmup_steps", 0),
+        patch=Patch("training.warmup_steps", 0.1),
         severity="error" if never and not is_trial(at) else "warning",
     )
 

@@ -4,7 +4,7 @@ Symptom: the loss is noisy and stays high while training, and is far lower in ev
 Cause: a rate that was meant as what is kept, 0.9 for 0.1; or a configuration of a model that was trained from nothing.
 Fix: set `model.lora.lora_dropout` to 0.05, or the rate in `training.model_init_kwargs` to what the model came with.
 Source: rates of 0 to 0.1 in the papers of LoRA (arXiv 2106.09685) and of current models; 0.5 in the paper of dropout,
-for networks trained from nothing (Srivastava 2014). Above 0.5 is a warning.
+for networks trained from nothing (Srivastava 2014). From 0.5 on is a warning, from 0.9 on an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ftrun.checks.stages import AtModel
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-MOST = 0.5
+MOST, NEARLY_ALL = 0.5, 0.9
 
 
 @check("MODEL031", title="dropout leaves most of what the model computes", severity="warning")
@@ -33,7 +33,7 @@ def dropout_too_high(at: AtModel) -> Iterator[Finding]:
         if isinstance(module, torch.nn.Dropout)
         or isinstance(getattr(module, "attention_dropout", None), float)
     }
-    high = {name: rate for name, rate in rates.items() if rate > MOST}
+    high = {name: rate for name, rate in rates.items() if rate >= MOST}
     if not high:
         return
     adapters = all("lora_dropout" in name for name in high)
@@ -45,6 +45,7 @@ def dropout_too_high(at: AtModel) -> Iterator[Finding]:
         else "Set the rate of dropout in training.model_init_kwargs to 0.0 or 0.1.",
         where=at.where(key),
         evidence=group_names(high),
+        severity="error" if max(high.values()) >= NEARLY_ALL else "warning",
     )
 
 

@@ -5,7 +5,7 @@ learning rate does too little or too much.
 Cause: `lora_alpha: 0`, or the scale was reset after the adapters were made.
 Fix: set `model.lora.lora_alpha`, usually r or 2 r.
 Source: peft#2775, axolotl#1445. The scale is alpha / r (arXiv 2106.09685), with `use_rslora` alpha / √r
-(arXiv 2312.03732).
+(arXiv 2312.03732): 1/4 to 8 in what is published. Told as a warning is one below 1/128 or above 32.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 
+FAINT, STRONG = 1 / 128, 32.0
+
+
 @check("MODEL010", title="adapters have the strength that the recipe gives them")
 def lora_scaling_zero(at: AtModel) -> Iterator[Finding]:
     lora = at.recipe.model.lora
@@ -31,6 +34,7 @@ def lora_scaling_zero(at: AtModel) -> Iterator[Finding]:
         raise NotApplicable("no LoRA")
     zero: list[str] = []
     other: list[str] = []
+    unusual: dict[str, float] = {}
     for name, layer in adapter_layers(at.model):
         for adapter, scale in getattr(layer, "scaling", {}).items():
             rank = layer.r[adapter]
@@ -39,6 +43,8 @@ def lora_scaling_zero(at: AtModel) -> Iterator[Finding]:
                 zero.append(name)
             elif not math.isclose(scale, expected, rel_tol=1e-6):
                 other.append(f"{name}: {scale:g}, expected {expected:g}")
+            elif not FAINT <= abs(scale) <= STRONG:
+                unusual[name] = scale
     if zero:
         rank = lora.get("r") or 8
         yield Finding(
@@ -47,6 +53,17 @@ def lora_scaling_zero(at: AtModel) -> Iterator[Finding]:
             where=at.where("model.lora.lora_alpha"),
             evidence=group_names(zero),
             patch=Patch("model.lora.lora_alpha", 2 * rank),
+        )
+    if unusual:
+        scale = next(iter(unusual.values()))
+        root = "√" if lora.get("use_rslora") else ""
+        yield Finding(
+            message=f"{len(unusual)} adapters are multiplied by {scale:.3g}, which is lora_alpha / {root}r; 1 or 2 is "
+            "usual.",
+            fix="Set model.lora.lora_alpha to r or 2 r, with use_rslora to √r or 2 √r.",
+            where=at.where("model.lora.lora_alpha"),
+            evidence=group_names(unusual),
+            severity="warning",
         )
     if other:
         yield Finding(
@@ -60,6 +77,11 @@ def lora_scaling_zero(at: AtModel) -> Iterator[Finding]:
 @lora_scaling_zero.fault
 def alpha_is_zero(world: World) -> None:
     world.recipe["model"]["lora"] = {"r": 8, "lora_alpha": 0, "target_modules": "all-linear"}
+
+
+@lora_scaling_zero.fault
+def alpha_was_meant_for_another_rank(world: World) -> None:
+    world.recipe["model"]["lora"] = {"r": 8, "lora_alpha": 2048, "target_modules": "all-linear"}
 
 
 @lora_scaling_zero.fault

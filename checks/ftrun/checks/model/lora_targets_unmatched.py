@@ -51,6 +51,7 @@ def lora_targets_unmatched(at: AtModel) -> Iterator[Finding]:
         if names and not isinstance(names, str):
             counts = {name: sum(matches(one, name) for one in candidates) for name in names}
             yield from _unmatched(at, key, counts, modules)
+    yield from _beyond_the_last(at, lora)
     yield from _few_layers(at, lora, adapted)
 
 
@@ -76,6 +77,19 @@ def _unmatched(at: AtModel, key: str, counts: dict[str, int], modules: list[str]
     lost = [name for name, count in counts.items() if count == 0]
     if not lost:
         return
+    whole = _saved_modules(at.model) if key == "target_modules" else []
+    saved = [one for one in lost if any(_ends_with(module, one) for module in whole)]
+    if saved:
+        yield Finding(
+            message=f"{', '.join(saved)}: named under model.lora.target_modules, and trained whole, as PEFT does with "
+            "modules_to_save and with the head of a classifier: there is no adapter.",
+            fix=f"Remove {', '.join(saved)} from model.lora.target_modules, or from modules_to_save.",
+            where=at.where(f"model.lora.{key}"),
+            severity="warning",
+        )
+    lost = [one for one in lost if one not in saved]
+    if not lost:
+        return
     last_parts = {name.rpartition(".")[2] for name in modules} - {""}
     meant = {name: nearest(name.rpartition(".")[2], last_parts) for name in lost}
     hints = [f"{name}: did you mean {near}?" for name, near in meant.items() if near is not None]
@@ -86,6 +100,20 @@ def _unmatched(at: AtModel, key: str, counts: dict[str, int], modules: list[str]
         where=at.where(f"model.lora.{key}"),
         evidence=(", ".join(f"{name}: {count} modules" for name, count in counts.items()), *hints[:3]),
     )
+
+
+def _beyond_the_last(at: AtModel, lora: dict[str, Any]) -> Iterator[Finding]:
+    count = int(getattr(at.model.config.get_text_config(), "num_hidden_layers", None) or 0)
+    asked = lora.get("layers_to_transform")
+    asked = [asked] if isinstance(asked, int) else asked or []
+    beyond = [one for one in asked if one >= count > 0]
+    if beyond:
+        yield Finding(
+            message=f"model.lora.layers_to_transform names {', '.join(map(str, beyond))}; the model has {count} "
+            f"layers, 0 to {count - 1}. PEFT passes over them.",
+            fix="Correct or remove these numbers under model.lora.layers_to_transform.",
+            where=at.where("model.lora.layers_to_transform"),
+        )
 
 
 def _few_layers(at: AtModel, lora: dict[str, Any], adapted: list[str]) -> Iterator[Finding]:
@@ -124,6 +152,11 @@ def _layer_names(at: AtModel) -> list[str]:
 @lora_targets_unmatched.fault
 def misspelt_target(world: World) -> None:
     world.recipe["model"]["lora"] = {"r": 8, "target_modules": ["q_proj", "v_projj"]}
+
+
+@lora_targets_unmatched.fault
+def a_layer_that_is_not_there(world: World) -> None:
+    world.recipe["model"]["lora"] = {"r": 8, "target_modules": ["q_proj"], "layers_to_transform": [0, 99]}
 
 
 @lora_targets_unmatched.fault

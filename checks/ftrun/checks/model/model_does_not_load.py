@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 
 CAUSES = (
     (
+        r"^ModelError: reward\.models",
+        "reward.models",
+        "Name a reward model under reward.models: a classifier with one score, and its tokenizer.",
+    ),
+    (
+        r"^ModelError: reward\.functions",
+        "reward.functions",
+        "Correct the file or the name under reward.functions.",
+    ),
+    (
+        r"does not support an attention implementation through torch",
+        "model.attention",
+        "Set model.attention to eager.",
+    ),
+    (
         r"out of memory|OutOfMemory|can't allocate memory|DefaultCPUAllocator",
         "model.path",
         "Free memory, or train a smaller model; model.lora with model.quantization: 4bit needs a quarter of it.",
@@ -111,8 +126,13 @@ def model_does_not_load(failed: ModelFailed) -> Iterator[Finding]:
     names = _linear_names(failed.model_config) if key == "model.lora.target_modules" else ()
     lines = [line.strip() for line in str(failed.error).splitlines() if line.strip()]
     yield Finding(
-        message=f"The model {failed.recipe.model.path} could not be made ready to train: "
-        f"{type(failed.error).__name__}: {lines[0] if lines else 'no text'}",
+        message=(
+            ""
+            if key.startswith("reward.")
+            else f"The model {failed.recipe.model.path} could not be made ready to train: "
+            f"{type(failed.error).__name__}: "
+        )
+        + (lines[0] if lines else "no text"),
         fix=fix,
         where=failed.where(key),
         evidence=(f"linear modules of this model: {', '.join(names)}",) if names else (),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 HIGHER, LOWER = 2.0, 0.1
+PROJECTED = ("galore", "apollo")
 PLAIN = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused")
 """Optimizers whose settings are the recipe's as they stand; others have some of their own."""
 
@@ -33,6 +34,7 @@ def optimizer_set_otherwise(at: AtModel) -> Iterator[Finding]:
     groups = getattr(at.trainer.optimizer, "param_groups", None)
     if not groups:
         raise NotApplicable("the optimizer has no groups of parameters")
+    yield from _passed_over(at)
     told = set()
     for group in groups:
         for name, held, why in _differences(at.recipe.training, group):
@@ -48,6 +50,26 @@ def optimizer_set_otherwise(at: AtModel) -> Iterator[Finding]:
                         )
                     ),
                 )
+
+
+def _passed_over(at: AtModel) -> Iterator[Finding]:
+    """What the recipe gives the optimizer, and transformers does not hand on to it."""
+    training = at.recipe.training
+    name = str(training["optim"])
+    if training["optim_args"] and name in PLAIN:
+        yield Finding(
+            message=f"training.optim_args ({training['optim_args']}) has no effect: {name} does not read it.",
+            fix="Set training.adam_beta1, adam_beta2, adam_epsilon and weight_decay in its place.",
+            where=at.where("training.optim_args"),
+            severity="warning",
+        )
+    if training["optim_target_modules"] is not None and not any(one in name for one in PROJECTED):
+        yield Finding(
+            message=f"training.optim_target_modules has no effect: {name} does not read it.",
+            fix="Choose an optimizer that projects gradients, such as galore_adamw, or remove the key.",
+            where=at.where("training.optim_target_modules"),
+            severity="warning",
+        )
 
 
 def _differences(training: dict[str, Any], group: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -67,6 +89,16 @@ def _differences(training: dict[str, Any], group: dict[str, Any]) -> Iterator[tu
         yield "betas", group["betas"], f", and the recipe gives {betas}"
     if group.get("eps", training["adam_epsilon"]) != training["adam_epsilon"]:
         yield "eps", group["eps"], f", and the recipe gives {training['adam_epsilon']:g}"
+
+
+@optimizer_set_otherwise.fault
+def arguments_are_not_read(world: World) -> None:
+    world.recipe["training"]["optim_args"] = "betas=0.9"
+
+
+@optimizer_set_otherwise.fault
+def modules_of_another_optimizer(world: World) -> None:
+    world.recipe["training"]["optim_target_modules"] = ["q_proj"]
 
 
 @optimizer_set_otherwise.fault

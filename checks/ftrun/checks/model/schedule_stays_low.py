@@ -6,9 +6,10 @@ once, a start or an end in the wrong place.
 Fix: leave `training.lr_scheduler_kwargs` out, or give steps that fit the run.
 Prevention: `ftrun preflight` shows the steps of a run.
 Source: the schedule that the trainer will follow, at up to 2,000 of its steps: told is one that never reaches half of
-the rate (error), is under a hundredth of it for more than half of the run (warning), or climbs above twice the rate
-(error), as a `min_lr` above it does; and one that falls and rises again, three times or more, within fewer than ten
-steps each (warning; SGDR, arXiv 1608.03983, has cycles of an epoch or more). axolotl#3254.
+the rate (error), is under a hundredth of it for more than half of the run (warning), or climbs above 1.2 times the rate
+(error), as a `min_lr` above it does; one that falls by half and ends at its peak again, as a cosine of whole cycles
+does (warning); and one that falls and rises again, three times or more, within fewer than ten steps each (warning;
+SGDR, arXiv 1608.03983, has cycles of an epoch or more). axolotl#3254.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ftrun.checks.stages import AtModel
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-HALF, NOTHING, TWICE = 0.5, 1e-2, 2.0
+HALF, NOTHING, ABOVE, AT_PEAK = 0.5, 1e-2, 1.2, 0.9
 SAMPLE = 2000
 SEVERAL, SHORT_CYCLE = 3, 10
 
@@ -38,20 +39,23 @@ def schedule_stays_low(at: AtModel) -> Iterator[Finding]:
     shapes = getattr(at.trainer.lr_scheduler, "lr_lambdas", None)
     if not shapes:
         raise NotApplicable("the schedule depends on the evaluation, or is the optimizer's own")
+    if at.steps == 1:
+        raise NotApplicable("the run is one step")
     if is_trial(at):
         raise NotApplicable(f"a trial of {at.steps} steps")
     factors = [float(shapes[0](step)) for step in spread(at.steps, SAMPLE).tolist()]
     low = sum(factor < NOTHING for factor in factors) / len(factors)
     highest = max(factors)
-    if math.isfinite(highest) and HALF <= highest <= TWICE and low <= HALF:
+    if math.isfinite(highest) and HALF <= highest <= ABOVE and low <= HALF:
         yield from _judge_cycles(at, factors)
+        yield from _judge_end(at, factors, highest)
         return
     written = (
         "training.lr_scheduler_kwargs"
         if at.recipe.training["lr_scheduler_kwargs"]
         else "training.warmup_steps"
     )
-    never, beyond = not highest >= HALF, highest > TWICE
+    never, beyond = not highest >= HALF, highest > ABOVE
     yield Finding(
         message=f"Over the {at.steps} steps of the run, the schedule {at.recipe.training['lr_scheduler_type']} "
         + (
@@ -81,6 +85,29 @@ def _judge_cycles(at: AtModel, factors: list[float]) -> Iterator[Finding]:
             where=at.where("training.lr_scheduler_kwargs"),
             severity="warning",
         )
+
+
+def _judge_end(at: AtModel, factors: list[float], highest: float) -> Iterator[Finding]:
+    """A rate that has fallen is at its peak again when the run ends: what it was lowered for is undone."""
+    since = factors[factors.index(highest) :]
+    if min(since) < HALF * highest and since[-1] >= AT_PEAK * highest:
+        yield Finding(
+            message=f"Over the {at.steps} steps of the run, the schedule "
+            f"{at.recipe.training['lr_scheduler_type']} falls to {min(since):.1%} of training.learning_rate and ends "
+            f"at {since[-1]:.1%} of it.",
+            fix="Remove num_cycles from training.lr_scheduler_kwargs, or set lr_scheduler_type: cosine_with_restarts.",
+            where=at.where("training.lr_scheduler_kwargs"),
+            severity="warning",
+        )
+
+
+@schedule_stays_low.fault
+def the_run_ends_at_the_peak(world: World) -> None:
+    world.recipe["training"] |= {
+        "num_train_epochs": 8,
+        "lr_scheduler_type": "cosine",
+        "lr_scheduler_kwargs": {"num_cycles": 1},
+    }
 
 
 @schedule_stays_low.fault

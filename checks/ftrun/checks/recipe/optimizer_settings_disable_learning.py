@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHRINKING = 1e-2
 HEAVY_DECAY, HEAVY_DECAY_LION = 1.0, 10.0  # Lion takes ten times AdamW's decay with a tenth of its rate
-LARGE_EPSILON, HUGE_EPSILON = 1e-2, 1e-1
+LARGE_EPSILON, HUGE_EPSILON = 1e-3, 1e-1
 SHORT_MEMORY = 0.5
 LONG_MEMORY = 0.98  # of beta1: 50 steps, in which the loss turns and the step does not
 

@@ -40,6 +40,14 @@ def reward_source_missing(at: AtRecipe) -> Iterator[Finding]:
             "Name the reward model, or set value.path to policy.",
             at.where("value.path"),
         )
+    if not recipe.reward.models and not recipe.reward.functions:
+        yield Finding(
+            "reward names no model and no function: rules alone score the answers, and they say nothing of what is "
+            "wanted.",
+            "Name a reward model under reward.models, or a function under reward.functions.",
+            at.where("reward"),
+            severity="warning",
+        )
     for key, path in models:
         if path != "tiny" and not path.startswith(ELSEWHERE):
             yield from _judge_model(at, key, path)
@@ -110,6 +118,11 @@ def a_file_of_another_name(world: World) -> None:
 @reward_source_missing.fault
 def a_function_of_another_name(world: World) -> None:
     world.recipe["reward"]["functions"] = ["rewards.py:share_of_letter"]
+
+
+@reward_source_missing.fault
+def nothing_says_what_is_wanted(world: World) -> None:
+    world.recipe["reward"]["functions"] = []
 
 
 @reward_source_missing.fault

@@ -5,7 +5,7 @@ Cause: a minus sign, or a coefficient that was meant for another loss.
 Fix: set `training.center_rewards_coefficient` to 0.01, or leave it out.
 Source: the square of the sum of both scores times the coefficient is added to the loss (Eisenstein 2023, arXiv
 2312.09244, which takes 0.01). Told is under 0 (error) and above 1 (warning), where it outweighs the preference of
-scores of 1.
+scores of 1, and above 10 an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 KEY = "training.center_rewards_coefficient"
-MOST = 1.0
+MOST, TOO_MUCH = 1.0, 10.0
 
 
 @check("RM006", title="rewards are centred with a small coefficient", methods=("reward",))
@@ -37,7 +37,7 @@ def rewards_pushed_apart(at: AtRecipe) -> Iterator[Finding]:
             + ("scores are pushed away from 0." if coefficient < 0 else "it outweighs the preferences."),
             fix=f"Set {KEY} to 0.01.",
             where=at.where(KEY),
-            severity="error" if coefficient < 0 else "warning",
+            severity="error" if coefficient < 0 or coefficient > TOO_MUCH else "warning",
             patch=Patch(KEY, 0.01),
         )
 

@@ -28,7 +28,7 @@ from ftrun.checks.stages import AtModel, AtStep
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-HUGE, UNSTABLE = 1e4, 100.0
+HUGE, UNSTABLE, HUGE_SCORE = 1e4, 100.0, 1e3
 MAY_REST = (".experts.", "trainable_tokens_", "bias")
 """Parts whose gradient may be exactly zero in one batch: experts and tokens that do not occur, and biases of
 keys, which softmax cancels."""
@@ -49,11 +49,14 @@ def gradient_zero_or_huge(at: AtStep) -> Iterator[Finding]:
     if total == 0:
         yield Finding(
             message=f"The gradients of all {len(norms)} trainable tensors are exactly 0.",
-            fix="Set model.lora.lora_alpha above 0, and look at the labels with `ftrun preview`.",
+            fix="Set model.lora.lora_alpha above 0, and look at the labels with `ftrun preview`."
+            if at.recipe.model.lora is not None
+            else "Look at the labels with `ftrun preview`, and see that no score or weight is so large that the loss "
+            "is flat.",
             where=at.where("model.lora.lora_alpha" if at.recipe.model.lora is not None else "data"),
         )
         return
-    if total > (HUGE if _is_steep(at) else UNSTABLE):
+    if total > (HUGE if _is_steep(at) else UNSTABLE) and not _is_of_the_scores(at):
         yield _huge(at, norms, total)
     resting = _resting(norms)
     if resting:
@@ -64,6 +67,12 @@ def gradient_zero_or_huge(at: AtStep) -> Iterator[Finding]:
             evidence=group_names(resting),
             severity="warning",
         )
+
+
+def _is_of_the_scores(at: AtStep) -> bool:
+    """Whether scores out of all scale, which PPO009 tells, make the gradient."""
+    scores = getattr(at.trainer, "seen", {}).get("scores")
+    return scores is not None and float(scores.total.abs().max()) > HUGE_SCORE
 
 
 def _is_steep(at: AtStep) -> bool:

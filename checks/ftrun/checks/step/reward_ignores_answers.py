@@ -43,9 +43,8 @@ def reward_ignores_answers(at: AtStep) -> Iterator[Finding]:
         raise NotApplicable("the dry step ended before its answers were scored")
     answers = trainer.seen["answers"]
     others = [*answers[1:], *answers[:1]]
-    if len(answers) < LEAST or any(
-        one.text == other.text for one, other in zip(answers, others, strict=True)
-    ):
+    differ = [i for i, (one, other) in enumerate(zip(answers, others, strict=True)) if one.text != other.text]
+    if len(differ) < LEAST:
         raise NotApplicable("there are too few different answers")
     exchanged = [replace(other, example=one.example) for one, other in zip(answers, others, strict=True)]
     with other_random_numbers():  # what is drawn is PPO016's to tell
@@ -53,9 +52,9 @@ def reward_ignores_answers(at: AtStep) -> Iterator[Finding]:
     for name, part in first.items():
         if _is_constant(part):
             continue
-        if _are_alike(part, again[name]):
+        if _are_alike(part[differ], again[name][differ]):
             yield Finding(
-                f"The answers of the first rollout were exchanged among its prompts, and none of {len(answers)} "
+                f"The answers of the first rollout were exchanged among its prompts, and none of {len(differ)} "
                 "scores of "
                 f"{name} changed: the answer is not read.",
                 "Let the reward read the completions, and give a reward model the chat template of its training.",

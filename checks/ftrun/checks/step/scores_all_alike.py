@@ -4,11 +4,12 @@ Symptom: whitened advantages are noise of the value model, and nothing is learnt
 Cause: a reward function that looks for what no answer has yet, a reward model whose head was never trained, a rule
 that falls on every answer, or half-precision overflow.
 Fix: let the reward tell better answers from worse ones among those that the start writes; look at them in the finding.
-Source: a spread of rewards under 0.1 as a sign of a dead or hacked reward; trl#1379, ms-swift#3926. Told is
-no spread at all, one under 1e-4 without scaling, which a KL penalty of 0.001 a token outweighs, and one that
-`score_clip` cuts off whole. Where the first answers score alike, 64 are asked for: of answers that earn something in
-one of twenty cases, so many score alike once in 27 times. It is a warning where the reward pays the text of a prompt,
-of a column or of nothing otherwise, so that answers may come to earn something.
+Source: a spread of rewards under 0.1 as a sign of a dead or hacked reward; trl#1379, ms-swift#3926. Told is no spread
+at all, one under 1e-4 without scaling, which a KL penalty of 0.001 a token outweighs, and one that `score_clip` cuts
+off whole; and one above 1,000, to which the value model's loss is the square. Where the first answers score alike, 64
+are asked for: of answers that earn something in one of twenty cases, so many score alike once in 27 times. It is a
+warning where the reward pays the text of a prompt, of a column or of nothing otherwise, so that answers may come to
+earn something.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 LEAST = 4
 """Answers from which a constant score says something."""
 
+RULES = ("repetition", "too_long", "too_short")
 ENOUGH = 64
 """Answers that have to score alike."""
 
-FAINT = 1e-4
+FAINT, HUGE = 1e-4, 1e3
 
 
 @check("PPO009", title="the reward tells the first answers apart", methods=("ppo",))
@@ -55,10 +57,21 @@ def scores_all_alike(at: AtStep) -> Iterator[Finding]:
             at.where("reward"),
             evidence=shown,
         )
-    elif len(answers) >= LEAST and float(scores.total.std(correction=0)) == 0.0:
+    elif len(answers) >= LEAST and _is_constant(_paid(scores)):
         yield from _judge_more(at, shown)
     elif len(answers) >= LEAST:
         yield from _judge_spread(at, scores.total, shown)
+
+
+def _paid(scores: Any) -> torch.Tensor:
+    """What models and functions pay, without the rules; the total where there are only these."""
+    paid = [part for name, part in scores.parts.items() if name not in RULES]
+    total: torch.Tensor = sum(paid[1:], paid[0]) if paid else scores.total
+    return total
+
+
+def _is_constant(scores: torch.Tensor) -> bool:
+    return bool((scores == scores[0]).all())
 
 
 def _judge_more(at: AtStep, shown: tuple[str, ...]) -> Iterator[Finding]:
@@ -67,18 +80,22 @@ def _judge_more(at: AtStep, shown: tuple[str, ...]) -> Iterator[Finding]:
     scores, answers = trainer.seen["scores"], trainer.seen["answers"]
     with other_random_numbers():
         more = trainer.sample(spread(len(at.train), max(0, ENOUGH - len(answers))).tolist())
-        totals = trainer.reward.score(more).total if more else scores.total
-        if bool((totals != scores.total[0]).any()):
+        first = _paid(scores)[0]
+        if more and bool((_paid(trainer.reward.score(more)) != first).any()):
             return
-        probed = trainer.reward.score([replace(answers[0], text=text) for text in _probe(answers)]).total
-    parts = ", ".join(f"{name} {float(part[0]):g}" for name, part in scores.parts.items())
+        probed = _paid(trainer.reward.score([replace(answers[0], text=text) for text in _probe(answers)]))
+    pays_others = bool((probed != first).any())
+    if pays_others and not _is_constant(scores.total):
+        return  # rules tell the answers apart until some earn more
+    parts = ", ".join(
+        f"{name} {float(part[0]):g}" for name, part in scores.parts.items() if _is_constant(part)
+    )
     yield Finding(
-        f"All {len(answers) + len(more)} first answers score {float(scores.total[0]):g} ({parts}): there is nothing to "
-        "learn from.",
+        f"All {len(answers) + len(more)} first answers score alike ({parts}): there is nothing to learn from.",
         "Let reward: score what the model already does in different degrees.",
         at.where("reward"),
         evidence=shown,
-        severity="warning" if bool((probed != scores.total[0]).any()) else "error",
+        severity="warning" if pays_others else "error",
     )
 
 
@@ -96,6 +113,14 @@ def _judge_spread(at: AtStep, total: torch.Tensor, shown: tuple[str, ...]) -> It
     if training["use_score_scaling"]:
         return
     most = training["score_clip"]
+    if spread > HUGE and most is None:
+        yield Finding(
+            f"The scores of the first rollout differ by {spread:.3g} (standard deviation), and the value model's loss "
+            "by its square: up to 10 is usual.",
+            "Set training.use_score_scaling: true, or divide what the reward returns.",
+            at.where("reward"),
+            evidence=shown,
+        )
     if most is not None and bool((total.abs() >= most).all()) and len(set((total > 0).tolist())) == 1:
         yield Finding(
             f"training.score_clip is {most:g}, and the scores of all {len(total)} answers of the first rollout "
@@ -148,6 +173,15 @@ def the_score_overflows(world: World) -> None:
 def scores_are_in_millionths(world: World) -> None:
     (world.folder / "rewards.py").write_text(
         "def share_of_letters(completions):\n    return [1e-6 * len(text) for text in completions]\n",
+        encoding="utf-8",
+    )
+    world.recipe["reward"]["penalties"] = None
+
+
+@scores_all_alike.fault
+def scores_are_in_millions(world: World) -> None:
+    (world.folder / "rewards.py").write_text(
+        "def share_of_letters(completions):\n    return [1e6 * sum(map(ord, text)) for text in completions]\n",
         encoding="utf-8",
     )
     world.recipe["reward"]["penalties"] = None

@@ -207,10 +207,16 @@ def _load_scorer(at: AtData, path: str) -> RewardModel:
     # A frozen model loses nothing in the type that a frozen base under LoRA has.
     recipe = _as_model(cast(Recipe, at.recipe), path, {})
     source = _locate(recipe, at)
-    model, missing = load_model(recipe, source, at.machine, head="score")
-    if not is_classifier(load_config(recipe.model, source)) or any(
-        "score" in name for name in missing["missing"]
-    ):
+    config = load_config(recipe.model, source)
+    if is_classifier(config) and config.num_labels != 1:
+        raise ModelError(
+            f"reward.models {path} has {config.num_labels} labels; what scores an answer is a classifier with one"
+        )
+    try:
+        model, missing = load_model(recipe, source, at.machine, head="score")
+    except ModelError as error:
+        raise ModelError(f"reward.models: {error}") from error
+    if not is_classifier(config) or any("score" in name for name in missing["missing"]):
         raise ModelError(
             f"reward.models {path} has no score head, so its scores would be those of a random one; "
             "name a model that was trained as a reward model"

@@ -159,15 +159,19 @@ def call_function(name: str, function: RewardFunction, answers: Sequence[Answer]
         )
     try:
         found = function(**arguments)
-    except Exception as error:  # a plugin boundary: the function is the user's
+    except (Exception, SystemExit) as error:  # a plugin boundary: the function is the user's
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise RunError(
-            f"the reward function {name} failed at {last.filename}:{last.lineno} with {type(error).__name__}: "
-            f"{first_line(error)}"
+            f"the reward function {name} failed at {last.filename}:{last.lineno} with {first_line(error)}"
         ) from error
+    if hasattr(found, "tolist"):  # of torch or NumPy
+        found = found.tolist()
     if not isinstance(found, Sequence) or len(found) != len(answers):
-        size = f"{len(found)} values" if isinstance(found, Sequence) else type(found).__name__
-        raise RunError(f"the reward function {name} returned {size} for {len(answers)} answers")
+        size = f"{len(found)} values" if isinstance(found, Sequence) else f"a {type(found).__name__}"
+        raise RunError(
+            f"the reward function {name} returned {size} for {len(answers)} answers; it has to return a list with one "
+            "number for each"
+        )
     for answer, value in zip(answers, found, strict=True):
         if isinstance(value, str) or value is None or not math.isfinite(value):
             raise RunError(
@@ -221,7 +225,7 @@ def load_function(name: str, folder: Path) -> RewardFunction:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-    except Exception as error:  # a plugin boundary: the file is the user's
+    except (Exception, SystemExit) as error:  # a plugin boundary: the file is the user's
         raise ModelError(f"reward.functions {name} cannot be loaded: {first_line(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
