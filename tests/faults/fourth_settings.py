@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.faults.materials import copy_model, edit_json
 from tests.faults.plants import Fault, Planting, StageName
+from tests.faults.third_model_files import NO_ADAPTERS, adapt
 
 from ftrun.checks.stages import AtModel
 from ftrun.checks.testing import World, dpo_full, ppo_full, reward_full, sft_full, sft_lora
@@ -147,36 +148,19 @@ def a_matrix_is_a_thousand_times_too_large(world: World) -> None:
 X649 = Fault("X649", "An adapter's weights have names that no module has.", "all", "model", OURS)
 
 
-@X649.planted(sft_full, told="MODEL001", at="model")
+@X649.planted(sft_full, told="MODEL001", at="model", trl=NO_ADAPTERS)
 def names_have_a_prefix_more(world: World) -> None:
-    _save_adapter(world, lambda name: name.replace("base_model.model.", "base_model.model.model.", 1))
+    adapt(
+        world,
+        lambda held: {
+            name.replace("base_model.model.", "base_model.model.model.", 1): one for name, one in held.items()
+        },
+    )
 
 
-@X649.planted(sft_full, told="MODEL001", at="model")
+@X649.planted(sft_full, told="MODEL001", at="model", trl=NO_ADAPTERS)
 def halves_of_adapters_are_missing(world: World) -> None:
-    _save_adapter(world, lambda name: None if "lora_B" in name else name)
-
-
-def _save_adapter(world: World, rename: Callable[[str], str | None]) -> None:
-    """Start from an adapter on a copy of `tiny`, its weights renamed, or left out where the name is None."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM
-
-    base, folder = copy_model(world), world.folder / "adapter"
-    model = AutoModelForCausalLM.from_pretrained(base)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    adapted: Any = get_peft_model(model, lora)
-    with torch.no_grad():
-        for name, p in adapted.named_parameters():
-            if "lora_B" in name:
-                p.fill_(0.001)
-    adapted.save_pretrained(folder)
-    file = folder / "adapter_model.safetensors"
-    kept = {other: one for name, one in load_file(file).items() if (other := rename(name)) is not None}
-    save_file(kept, file, metadata={"format": "pt"})
-    world.recipe["model"]["path"] = str(folder)
+    adapt(world, lambda held: {name: one for name, one in held.items() if "lora_B" not in name})
 
 
 X650 = Fault("X650", "Attention drops half of what it computes, by the model's config.", "all", "model", OURS)

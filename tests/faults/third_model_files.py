@@ -58,7 +58,7 @@ def shuffle_words(folder: Path) -> None:
     edit_json(folder / "tokenizer.json", shuffle)
 
 
-def _adapt(world: World, change: Change | None = None, *, settings: Change | None = None) -> None:
+def adapt(world: World, change: Change | None = None, *, settings: Change | None = None) -> None:
     """Start from an adapter on a copy of `tiny`; its weights and settings changed by functions."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -90,12 +90,12 @@ X341 = Fault("X341", "The adapter that the run starts from has no effect.", "all
 
 @X341.planted(sft_full, told="MODEL034", at="data", trl=NO_ADAPTERS)
 def its_names_fit_nothing(world: World) -> None:
-    _adapt(world, lambda held: {name.replace("layers", "blocks"): value for name, value in held.items()})
+    adapt(world, lambda held: {name.replace("layers", "blocks"): value for name, value in held.items()})
 
 
 @X341.planted(sft_full, told="MODEL034", at="data", trl=NO_ADAPTERS)
 def it_was_never_trained(world: World) -> None:
-    _adapt(world, lambda held: {name: value * ("lora_A" in name) for name, value in held.items()})
+    adapt(world, lambda held: {name: value * ("lora_A" in name) for name, value in held.items()})
 
 
 X342 = Fault("X342", "The scale of an adapter was changed after its training.", "all", "data", OURS)
@@ -103,7 +103,7 @@ X342 = Fault("X342", "The scale of an adapter was changed after its training.", 
 
 @X342.planted(sft_full, told="MODEL034", at="data", trl=NO_ADAPTERS)
 def alpha_is_a_hundred_times_larger(world: World) -> None:
-    _adapt(world, settings=lambda settings: settings.update(lora_alpha=1600))
+    adapt(world, settings=lambda settings: settings.update(lora_alpha=1600))
 
 
 X343 = Fault("X343", "Half of an adapter is missing in its file.", "all", "data", OURS)
@@ -111,7 +111,7 @@ X343 = Fault("X343", "Half of an adapter is missing in its file.", "all", "data"
 
 @X343.planted(sft_full, told="MODEL034", at="data", trl=NO_ADAPTERS)
 def one_layer_was_saved(world: World) -> None:
-    _adapt(world, lambda held: {name: value for name, value in held.items() if "layers.0" in name})
+    adapt(world, lambda held: {name: value for name, value in held.items() if "layers.0" in name})
 
 
 X344 = Fault("X344", "The base of an adapter was changed after the adapter was trained.", "all", "data", OURS)
@@ -121,7 +121,7 @@ X344 = Fault("X344", "The base of an adapter was changed after the adapter was t
     sft_full, told=(), trl=NO_ADAPTERS, note="An adapter does not say which weights it was made for."
 )
 def the_base_has_been_tuned_since(world: World) -> None:
-    _adapt(world)
+    adapt(world)
     shutil.rmtree(world.folder / "model")
     adapter = world.recipe["model"]["path"]
     teach(world)

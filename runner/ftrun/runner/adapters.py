@@ -39,6 +39,16 @@ def find_base(source: str) -> str:
     return source
 
 
+def find_tokenizer(source: str) -> str:
+    """Where the tokenizer of a source is: an adapter folder may hold none, and has that of its base.
+
+    Raises ModelError where an adapter names no base.
+    """
+    while is_adapter(source) and not (Path(source) / "tokenizer_config.json").is_file():
+        source = _base_of(source)
+    return source
+
+
 def merge_adapter(source: str, output: Path, *, trust_remote_code: bool = False) -> str:
     """A plain model folder for a source: `<output>/merged/<digest>` for an adapter folder, else the source.
 
@@ -164,7 +174,7 @@ def _load_base(source: Path, base: str, trust_remote_code: bool) -> PreTrainedMo
     with suppress_seqcls_warning():  # the head that the base lacks is the adapter's
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels[0], **kwargs)
     # A classifier scores the last token that is no padding, and the adapter folder holds no config to say which.
-    model.config.pad_token_id = AutoTokenizer.from_pretrained(source).pad_token_id
+    model.config.pad_token_id = AutoTokenizer.from_pretrained(find_tokenizer(str(source))).pad_token_id
     return model
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftrun.checks.machine import Machine
 from ftrun.checks.stages import AtData, AtModel, widen
-from ftrun.runner.adapters import find_base, merge_adapter
+from ftrun.runner.adapters import find_base, find_tokenizer, merge_adapter
 from ftrun.runner.ranks import share
 from ftrun.runner.tuning.batches import SORTED, sort_updates
 from ftrun.schemas.errors import ModelError, first_line
@@ -54,7 +54,7 @@ def load_tokenizer(model: Model, source: str, folder: Path, eos_token: str | Non
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=model.revision, trust_remote_code=model.trust_remote_code
+            find_tokenizer(source), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except Exception as error:  # a build boundary: tokenizers fail in as many ways as there are of them
         raise ModelError(f"the tokenizer of {model.path} cannot be loaded: {first_line(error)}") from error

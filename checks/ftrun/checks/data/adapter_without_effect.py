@@ -46,7 +46,12 @@ def adapter_without_effect(at: AtData) -> Iterator[Finding]:
     if kind_of(file) != "file" or kind_of(folder / "config.json") is not None:
         raise NotApplicable("the model is no adapter folder")
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    pairs = {found[1]: name for name in _names(file) if (found := PAIR.match(name))}
+    held = set(_names(file))
+    pairs = {
+        found[1]: name
+        for name in held
+        if (found := PAIR.match(name)) and name.replace("lora_A", "lora_B") in held
+    }
     base = Path(str(settings["base_model_name_or_path"]))
     if settings.get("peft_type") != "LORA" or not pairs:
         raise NotApplicable("the adapter is no LoRA")

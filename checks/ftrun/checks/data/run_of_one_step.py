@@ -36,7 +36,8 @@ def run_of_one_step(at: AtData) -> Iterator[Finding]:
     batch = int(training["per_device_train_batch_size"]) * at.process_count
     accumulated = int(training["gradient_accumulation_steps"])
     epochs = float(training["num_train_epochs"])
-    if training["dataloader_drop_last"] and batch > rows:
+    dropped = training["dataloader_drop_last"] and batch > rows
+    if dropped:
         key, why = BATCH, f"a batch takes {batch} rows, there are {rows}, and dataloader_drop_last drops it"
     elif epochs < 1:
         key, why = "training.num_train_epochs", f"{epochs:g} epochs are a part of the {rows} rows"
@@ -47,6 +48,7 @@ def run_of_one_step(at: AtData) -> Iterator[Finding]:
         message=f"The whole run is one optimizer step: {why}.",
         fix=f"Lower {BATCH} or gradient_accumulation_steps, or train for more epochs.",
         where=at.where(key),
+        severity="error" if dropped else "warning",
     )
 
 

@@ -5,8 +5,8 @@ Cause: `max_grad_norm: 0` turns clipping off; it does not clip to 0.
 Fix: set `training.max_grad_norm` to 1.0, or to 0.5 where spikes go on.
 Prevention: leave the key out, and 1.0 applies.
 Source: transformers clips only where max_grad_norm > 0; DeepSpeed#1801 (BLOOM), LLaMA-Factory#10366. Norms of gradients
-are 0.1 to 10 in healthy runs (axolotl's guide to stability); told is a limit under 0.001, below which little more than
-the noise of `adam_epsilon` is left.
+are 0.1 to 10 in healthy runs (axolotl's guide to stability); told is a limit under 0.001 (from 10⁻⁶ down an error),
+below which little more than the noise of `adam_epsilon` is left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 KEY = "training.max_grad_norm"
-LEAST = 1e-3
+LEAST, NOTHING = 1e-3, 1e-6
 
 
 @check("TRAIN002", title="gradients are clipped", severity="warning")
@@ -42,6 +42,7 @@ def clipping_off(at: AtRecipe) -> Iterator[Finding]:
             fix="Set training.max_grad_norm to 1.0.",
             where=at.where(KEY),
             patch=Patch(KEY, 1.0),
+            severity="error" if limit < NOTHING else "warning",
         )
     if limit == 0:
         yield Finding(

@@ -2,7 +2,7 @@
 
 Symptom: `KeyError: 'text'` or a message about missing columns, after the model is loaded.
 Cause: the file calls its columns otherwise (`question`, `answer`), `columns:` names one that the file lacks,
-or `format:` is not the file's.
+or `format:` is not the file's; or the file is a pointer of git-lfs, or a page of a web site, in place of the data.
 Fix: map the format's names to the file's, as the message proposes: `columns: {prompt: question}`.
 Prevention: `ftrun init METHOD DATA` writes the mapping.
 Source: axolotl#2890, #2832, #3742, trl#2083.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
@@ -34,10 +35,31 @@ def wrong_columns(at: AtRecipe) -> Iterator[Finding]:
     """Tell each source whose first row cannot be read or has columns that fit no format."""
     for head in at.heads:
         if head.problem is not None:
-            fix = "Correct that, or write the path of a file whose rows are objects with named columns."
-            yield Finding(f"{head.label} cannot be read: {head.problem}.", fix, at.where(f"{head.key}.path"))
+            problem, fix = _look_inside(head) or (
+                f"cannot be read: {head.problem}",
+                "Correct that, or write the path of a file whose rows are objects with named columns.",
+            )
+            yield Finding(f"{head.label} {problem}.", fix, at.where(f"{head.key}.path"))
         elif head.columns is not None:
             yield from _judge(at, head, head.columns, at.source(head.key))
+
+
+def _look_inside(head: SourceHead) -> tuple[str, str] | None:
+    """What a file is that stands in place of the data, and the remedy; None where it is none that is known."""
+    try:
+        with Path(head.looked_for).open("rb") as file:
+            start = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except (OSError, ValueError):
+        return None
+    if start.startswith(b"version https://git-lfs.github.com"):
+        return (
+            "is a pointer of git-lfs: the data itself was not downloaded",
+            "Run `git lfs pull` in its repository.",
+        )
+    if start.startswith((b"<!doctype html", b"<html")):
+        fix = "Download the file itself, with `resolve` or `raw` in its address, and signed in where that is needed."
+        return "is a web page: its address was of a page about the file, or asked to sign in", fix
+    return None
 
 
 def _judge(at: AtRecipe, head: SourceHead, columns: Sequence[str], source: Source) -> Iterator[Finding]:
@@ -169,4 +191,12 @@ def another_format_than_the_file_has(world: World) -> None:
 def rows_without_columns(world: World) -> None:
     """A file of texts, not of objects."""
     (world.folder / "texts.jsonl").write_text('"a text"\n"another"\n', encoding="utf-8")
+    world.recipe["data"]["train"][0]["path"] = "texts.jsonl"
+
+
+@wrong_columns.fault
+def a_pointer_of_git_lfs(world: World) -> None:
+    """A clone without git-lfs."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * '0'}\nsize 81920\n"
+    (world.folder / "texts.jsonl").write_text(pointer, encoding="utf-8")
     world.recipe["data"]["train"][0]["path"] = "texts.jsonl"

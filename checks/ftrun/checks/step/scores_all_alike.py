@@ -47,6 +47,8 @@ def scores_all_alike(at: AtStep) -> Iterator[Finding]:
     if "scores" not in trainer.seen:
         raise NotApplicable("the dry step ended before its answers were scored")
     scores, answers = trainer.seen["scores"], trainer.seen["answers"]
+    if set(scores.parts) <= set(RULES):
+        raise NotApplicable("rules alone score the answers")
     shown = tuple(f"{answer.text[:80]!r}" for answer in answers[:3])
     broken = {name: int((~part.isfinite()).sum()) for name, part in scores.parts.items()}
     if any(broken.values()):
@@ -64,9 +66,9 @@ def scores_all_alike(at: AtStep) -> Iterator[Finding]:
 
 
 def _paid(scores: Any) -> torch.Tensor:
-    """What models and functions pay, without the rules; the total where there are only these."""
-    paid = [part for name, part in scores.parts.items() if name not in RULES]
-    total: torch.Tensor = sum(paid[1:], paid[0]) if paid else scores.total
+    """What models and functions pay, without the rules."""
+    first, *others = (part for name, part in scores.parts.items() if name not in RULES)
+    total: torch.Tensor = sum(others, first)
     return total
 
 

@@ -103,7 +103,8 @@ def _read_message(message: Any, column: str) -> Message:
         raise DataError(f"column {column} holds a message without a role")
     content = message.get("content")
     if content is None and not message.get("tool_calls"):
-        raise DataError(f"column {column} holds a message of {message['role']} without content")
+        hint = "; write its function_call as tool_calls" if message.get("function_call") else ""
+        raise DataError(f"column {column} holds a message of {message['role']} without content{hint}")
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
