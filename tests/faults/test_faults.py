@@ -1,4 +1,7 @@
-"""Every planted fault is told by the check of its true cause first, at the stage on record."""
+"""Every planted fault is told by the check of its true cause first, at the stage on record.
+
+By default each planting is made in the first of its worlds; `-m "slow or not slow"`, as the benchmark, takes all.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ UNPLANTED = load_unplanted()
 
 def _cases() -> Iterator[object]:
     for one in PLANTINGS:
-        for make in one.worlds:
-            yield pytest.param(one, make, id=f"{one.fault.id}-{one.name}-{make.__name__}")
+        for number, make in enumerate(one.worlds):
+            name = f"{one.fault.id}-{one.name}-{make.__name__}"
+            yield pytest.param(one, make, id=name, marks=[pytest.mark.slow] if number else [])
 
 
 @pytest.mark.parametrize(("planting", "make"), [*_cases()])

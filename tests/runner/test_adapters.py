@@ -73,6 +73,17 @@ def test_an_adapter_merges_to_the_model_that_it_is(tmp_path: Path) -> None:
     assert [one.name for one in (tmp_path / "runs" / "merged").iterdir()] == [Path(folder).name]
 
 
+def test_an_adapter_without_a_tokenizer_has_that_of_its_base(tmp_path: Path) -> None:
+    world = sft_full(tmp_path)
+    adapter = save_adapter(tmp_path / "adapter")
+    for file in tmp_path.glob("adapter/*token*"):
+        file.unlink()
+    (adapter / "chat_template.jinja").unlink(missing_ok=True)
+    at = climb(world, adapter).at
+    assert isinstance(at, AtModel)
+    assert at.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(tiny.locate()).get_vocab()
+
+
 def test_a_reward_adapter_merges_with_its_head(tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter", "SEQ_CLS")
     torch.manual_seed(3)

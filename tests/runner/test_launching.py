@@ -374,3 +374,13 @@ def test_the_command_writes_a_file(recipe: Path) -> None:
     assert ftrun("launch", "recipe.yaml", cwd=folder).returncode == 2
     result = ftrun("launch", "recipe.yaml", "--slurm", "--output", "job.sbatch", cwd=folder)
     assert result.returncode == 0 and "--ntasks-per-node=8" in (folder / "job.sbatch").read_text()
+
+
+def test_a_count_of_processes_without_a_rank_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ftrun.runner.ranks import count_ranks
+    from ftrun.schemas.errors import RunError
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RunError, match="WORLD_SIZE is 2 in the environment and RANK is not set"):
+        count_ranks()

@@ -102,6 +102,21 @@ def test_a_function_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
         call_function("score", load_function("mine.py:score", tmp_path), [make_answer("")])
 
 
+def test_a_function_may_return_a_tensor_and_may_not_end_the_program(tmp_path: Path) -> None:
+    from ftrun.runner.ppo.rewards import call_function, load_function
+
+    def ones(completions: list[str]) -> Any:
+        return torch.ones(len(completions))
+
+    assert call_function("score", ones, [make_answer("a")]).tolist() == [1.0]
+    (tmp_path / "mine.py").write_text("import sys\n\n\ndef score(completions):\n    sys.exit(0)\n")
+    with pytest.raises(RunError, match=r"score failed at .*mine.py:5 with SystemExit"):
+        call_function("score", load_function("mine.py:score", tmp_path), [make_answer("")])
+    (tmp_path / "ends.py").write_text("import sys\n\nsys.exit(0)\n")
+    with pytest.raises(ModelError, match=r"ends.py:score cannot be loaded: SystemExit"):
+        load_function("ends.py:score", tmp_path)
+
+
 def test_functions_are_loaded_from_files_and_modules(tmp_path: Path) -> None:
     from ftrun.runner.ppo.rewards import load_function
 
