@@ -152,10 +152,13 @@ def _first_time() -> str:
     return (
         "Faults of ours were planted before there were checks for them: 21 of the first 53 were then told by\n"
         "their true cause (40 %), in a second round 34 of 82 damages to rows and settings (41 %), and in a third,\n"
-        "thought of without a look at the checks and meant to slip through, 27 of 106 (25 %). That is nearer to\n"
-        "what is to be expected of a fault that nobody has thought of than the figures above. Checks were written\n"
-        "or widened for most of the others; of the second round, X201 to X220 are those that were not told then\n"
-        "and do harm, and the third round is here as a whole, from X301 on.\n"
+        "thought of without a look at the checks and meant to slip through, 27 of 106 (25 %). For a fourth round\n"
+        "reports were searched, by others than had written the checks, and 417 variants of faults were planted\n"
+        "through recipes, rows and model folders: 254 were told by their true cause (61 %), 131 were not, and 32\n"
+        "were told by a symptom. That is nearer to what is to be expected of a fault that nobody has thought of\n"
+        "than the figures above. Checks were written or widened for most of the others; of the second round, X201\n"
+        "to X220 are those that were not told then and do harm, the third round is here as a whole, from X301 on,\n"
+        "and of the fourth what was mended, from X501 on.\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.faults.plants import Fault
+from tests.faults.plants import Fault, Unplanted
 from tests.faults.third_material import prose_chat
 
 from ftrun.checks.testing import World
@@ -243,3 +243,11 @@ def calls_of_the_old_kind(world: World) -> None:
     for row in world.rows:
         call = {"name": "reply", "arguments": json.dumps({"text": row["messages"][-1]["content"]})}
         row["messages"][-1] = {"role": "assistant", "content": None, "function_call": call}
+
+
+X518 = Unplanted(
+    Fault("X518", "A content that is null is written as `None` before its call.", "sft", "data", "oumi#2603"),
+    reason="prevented",
+    why="messages are read without their nulls, and what is not there is written as nothing.",
+    shown_by="tests/runner/test_data_conversion.py::test_good_rows",
+)

@@ -23,13 +23,16 @@ MODULES = (
     "conversations",
     "templates",
     "tools",
+    "called_tools",
     "sources",
     "architectures",
     "tokenizers",
     "preferences",
     "rewards",
+    "sides",
     "rollouts",
     "unusual",
+    "said",
     "data",
 )
 """The modules with worlds, by theme."""

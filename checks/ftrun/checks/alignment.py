@@ -136,26 +136,30 @@ def _locate(
     measure: Callable[[int, int], tuple[int, int]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[int, int] | None:
-    """Where the part stands from `start` on: of several places, the one with the labels it should have."""
+    """Where the part stands from `start` on: of several places, the one with the labels it should have.
+
+    An answer is looked for in its first form that stands anywhere, what is none in all its forms: an earlier turn, of
+    which the template leaves the reasoning out, may stand before an answer of the same words.
+    """
+    best: tuple[int, bool, int, int] | None = None
     for piece in _forms(part, tokenizer):
         # Templates that open an answer's reasoning themselves have its first tag in the prompt.
         opening = re.match(r"<\w+>", piece) if part.answer else None
         skipped = len(opening.group()) if opening and len(piece) > len(opening.group()) else 0
-        best: tuple[int, bool, int] | None = None
         at = text.find(piece, start)
         for _ in range(MOST_OCCURRENCES):
             if at < 0:
                 break
             total, trained = measure(at + skipped, at + len(piece))
             wrong = total - trained if part.answer else trained
-            found = (wrong, total == 0, at)
+            found = (wrong, total == 0, at + skipped, at + len(piece))
             best = found if best is None else min(best, found)
             if best[:2] == (0, False):
                 break
             at = text.find(piece, at + 1)
-        if best is not None:
-            return best[2] + skipped, best[2] + len(piece)
-    return None
+        if best is not None and (part.answer or best[0] == 0):
+            break
+    return None if best is None else best[2:]
 
 
 def _forms(part: Part, tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
@@ -164,7 +168,7 @@ def _forms(part: Part, tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
     if not plain:
         return
     yield plain
-    if part.answer and "</think>" in plain:
+    if "</think>" in plain:
         without = plain.rpartition("</think>")[2]
         if without:
             yield without

@@ -118,16 +118,25 @@ def read_first_rows(path: Path, most: int = FIRST) -> list[Mapping[str, Any]]:
 def stands_elsewhere(rows: Sequence[Mapping[str, Any]], held: str, other: str, least: float) -> bool:
     """Whether the column `held` of most rows holds nothing of the column `other`, and the texts of that one are
     at least `least` times as long in all: mere labels are not."""
-    told = [(squeeze(_text_of(row.get(held))), squeeze(_text_of(row.get(other)))) for row in rows]
+    told = [(squeeze(text_of(row.get(held))), squeeze(text_of(row.get(other)))) for row in rows]
     apart = sum(one not in whole for whole, one in told if one)
     lengths = [sum(len(pair[side]) for pair in told) for side in (0, 1)]
     return apart > len(rows) / 2 and lengths[1] >= least * lengths[0]
 
 
-def _text_of(value: Any) -> str:
+def text_of(value: Any) -> str:
     """The text of a cell: itself, or that of its messages."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return _text_of(value.get("content", value.get("value")))
-    return "".join(map(_text_of, value)) if isinstance(value, list) else ""
+        return text_of(value.get("content", value.get("value")))
+    return "".join(map(text_of, value)) if isinstance(value, list) else ""
+
+
+def tell_apart(one: str, other: str) -> tuple[str, str]:
+    """What is left of two names without what they begin and end with alike: a and b of `answer_a` and `answer_b`."""
+    while one[:1] == other[:1] != "":
+        one, other = one[1:], other[1:]
+    while one[-1:] == other[-1:] != "":
+        one, other = one[:-1], other[:-1]
+    return one.strip("_- "), other.strip("_- ")

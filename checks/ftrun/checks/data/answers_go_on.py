@@ -2,8 +2,8 @@
 
 Symptom: the model answers, and then asks itself the next question, when its stop token is not honoured; the loss
 counts turns that no one wants.
-Cause: a dialogue was written into one answer, marks of the turns and all; or what a user said holds marks, and the
-answer is taken for longer than it is.
+Cause: a dialogue was written into one answer, marks of the turns and all; what a user said holds marks, and the answer
+is taken for longer than it is; or the two sides of a pair part at a turn of the user, which belongs to the answer then.
 Fix: give dialogues as `messages`, one for each turn, or end the answer at its first stop token.
 Prevention: `ftrun preview` shows every trained token.
 Source: trained tokens go on for at least four behind a token that generation stops on, in one row in a hundred. Plain
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ftrun.checks.check import check
 from ftrun.checks.engine import NotApplicable
-from ftrun.checks.examples import clip
+from ftrun.checks.examples import clip, is_chat, texts_of
 from ftrun.checks.finding import Finding
 from ftrun.checks.rows import IGNORED, Rows
 from ftrun.checks.stages import AtData
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 ENOUGH = 0.01
+LOOKED = 64
+"""Rows of pairs whose turns are looked at."""
+
 BEHIND = 4
 """Trained tokens behind a stop token that are more than a line break or a mark."""
 
@@ -47,6 +50,9 @@ def answers_go_on(at: AtData) -> Iterator[Finding]:
     if not len(wrong) or len(wrong) < ENOUGH * int(judged.sum()):
         return
     row = rows[int(wrong[0])]
+    if (parted := _find_parted(rows, wrong)) is not None:
+        yield _tell_parted(rows, parted, len(wrong))
+        return
     answer = at.tokenizer.decode(row.labels[row.labels != IGNORED].tolist())
     yield Finding(
         message=f"In {len(wrong)} of {int(judged.sum())} rows an answer goes on behind a token that generation "
@@ -71,6 +77,48 @@ def _go_on(rows: Rows, stop_ids: list[int]) -> NDArray[np.bool_]:
     wrong = np.zeros(len(rows), np.bool_)
     wrong[row_of[goes_on]] = True
     return wrong
+
+
+def _find_parted(rows: Rows, wrong: NDArray[np.int64]) -> int | None:
+    """The first pair, by the number of its chosen side, that parts at what is asked, if most of the wrong ones do."""
+    pairs = [int(row) // 2 * 2 for row in wrong[:LOOKED]] if rows.sides > 1 else []
+    parted = [row for row in pairs if all(_asks(rows, row + side) for side in (0, 1))]
+    return parted[0] if len(parted) > len(pairs) / 2 else None
+
+
+def _asks(rows: Rows, row: int) -> str:
+    """What is asked first behind the prompt, in the turns of one side."""
+    example = rows.examples[row]
+    turns = example.get("completion", ()) if is_chat(example) else ()
+    return next((text for one in turns if one["role"] in ("user", "system") for text in texts_of(one)), "")
+
+
+def _tell_parted(rows: Rows, row: int, count: int) -> Finding:
+    where = rows[row].where
+    return Finding(
+        message=f"In {count} sides of pairs a turn of the user, or a system message, is trained as a part of the "
+        "answer: the other side does not have the same one.",
+        fix="Make all turns before the two answers the same on both sides, or give them once, as `prompt`.",
+        where=where,
+        evidence=(
+            f"{where}: the chosen side asks {clip(_asks(rows, row), 80)}, the rejected one "
+            f"{clip(_asks(rows, row + 1), 80)}",
+        ),
+    )
+
+
+@answers_go_on.fault
+def sides_have_prompts_of_their_own(world: World) -> None:
+    from ftrun.checks.testing import dpo_chat
+
+    world.recipe["method"] = "dpo"
+    world.rows = [
+        {
+            side: [{"role": "user", "content": f"{label}{row['prompt'][-1]['content']}"}, *row[side]]
+            for side, label in (("chosen", ""), ("rejected", "Question: "))
+        }
+        for row in dpo_chat(world.folder).rows
+    ]
 
 
 @answers_go_on.fault

@@ -7,9 +7,9 @@ Fix: put the columns together anew, by an id rather than by their order.
 Prevention: read three rows in a row with `ftrun preview`.
 Source: an answer takes up rare words of its prompt: names, numbers, terms. Told are columns whose answers share more
 of them with the prompt one or two rows away than with their own, in five times as many rows as less. Told are also
-sources of up to 1,024 rows where 15 % of the answers and prompts are each other's best match in different rows: of 999
-shuffled rows of Alpaca 374 are, of the same rows as they were made 13, while 404 are their own row's best match; of
-answers to other questions altogether, 50 to 81.
+sources of up to 1,024 rows, and stretches of 128 rows, where 15 % of the answers and prompts are each other's best
+match in different rows: of 999 shuffled rows of Alpaca 374 are, of the same rows as they were made 13, while 404 are
+their own row's best match; of answers to other questions altogether, 50 to 81.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def answers_of_other_rows(at: AtData) -> Iterator[Finding]:
             count = len(source.examples) // source.sides
             # A rejected answer may be about something else on purpose, and so belong to any prompt.
             searches = [(rows, _find_shift) for rows in _stretches(count)]
-            searches += [(range(count), _find_disorder)] if side == 0 and 0 < count <= MOST else []
+            if side == 0:
+                searches += [(range(count), _find_disorder)] if 0 < count <= MOST else []
+                searches += [(rows, _find_disorder) for rows in _stretches(count)]
             for rows, find in searches:
                 shift = find([_listen(source, row * source.sides + side) for row in rows])
                 if shift is not None:
@@ -209,4 +211,14 @@ def answers_slip_by_a_row(world: World) -> None:
 def answers_were_sorted_alone(world: World) -> None:
     answers = sorted((row["completion"] for row in world.rows), key=lambda answer: answer[::-1])
     for row, answer in zip(world.rows, answers, strict=True):
+        row["completion"] = answer
+
+
+@answers_of_other_rows.fault
+def answers_of_the_last_part_slip_by_seven_rows(world: World) -> None:
+    world.rows = [
+        {"prompt": f"Where is thing{n}?", "completion": f"Look for thing{n} on shelf{n}."} for n in range(640)
+    ]
+    answers = [row["completion"] for row in world.rows[512:]]
+    for row, answer in zip(world.rows[512:], [*answers[7:], *answers[:7]], strict=True):
         row["completion"] = answer

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 TOO_MANY = 0.01
+NEARLY_ALL = 0.9
+ENOUGH = 16
 SPEAKING = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 """Keys of a message that says something without content."""
 
@@ -34,6 +36,10 @@ def blank_rows(at: AtData) -> Iterator[Finding]:
         found = [
             (i, part) for i, one in enumerate(source.examples) if (part := _blank_part(one, source, special))
         ]
+        turned = [one for one in found if _is_turned(source.examples[one[0]])]
+        if len(turned) >= max(ENOUGH, NEARLY_ALL * len(source.examples)):  # DATA058 tells that
+            known = set(turned)
+            found = [one for one in found if one not in known]
         if not found:
             continue
         answers = sum(part == "answer" for _, part in found)
@@ -46,6 +52,12 @@ def blank_rows(at: AtData) -> Iterator[Finding]:
             evidence=tuple(f"row {source.numbers[i]}: blank {part}" for i, part in found[:5]),
             severity="error" if len(found) > TOO_MANY * len(source.examples) else "warning",
         )
+
+
+def _is_turned(example: Mapping[str, Any]) -> bool:
+    """Whether the assistant begins, and the user has the last word: the roles may be exchanged."""
+    roles = [message["role"] for message in messages_of(example)]
+    return len(roles) > 1 and roles[0] == "assistant" and roles[-1] == "user"
 
 
 def _blank_part(example: Mapping[str, Any], source: SourceRows, special: tuple[str, ...]) -> str | None:

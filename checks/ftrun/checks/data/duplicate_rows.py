@@ -6,8 +6,8 @@ Fix: remove the copies; to train some rows more often on purpose, give their sou
 Prevention: remove duplicates where the file is made, before it is divided for evaluation.
 Source: a share of copies of 5 % (warning) and 30 % (error): axolotl#3427; copies in the training data are recited
 ten times as often (arXiv 2107.06499). Plain text is a warning at most, as are prompts, to which each rollout draws
-another answer; copies of one row alone, or in a trial of a few steps, are an info. Rows that `weight:` repeats and rows
-cut at `max_length` do not count.
+another answer; copies of one row alone that is to be learnt, or in a trial of a few steps, are an info. Rows that
+`weight:` repeats and rows cut at `max_length` do not count.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def duplicate_rows(at: AtData) -> Iterator[Finding]:
         where=rows[usual[0][0] * sides].where,
         evidence=tuple(_show(at, number * sides, count) for number, count in usual),
         # A single row in many copies is a trial: of speed, or of whether one row can be learnt.
-        severity="info" if len(different) == 1 else _grade(at, copies / len(judged)),
+        severity="info"
+        if len(different) == 1 and at.recipe.method != "ppo"
+        else _grade(at, copies / len(judged)),
     )
 
 

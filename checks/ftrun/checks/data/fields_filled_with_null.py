@@ -5,7 +5,7 @@ Cause: the file was written from a table whose columns have one shape (Arrow, pa
 the fields of all others, and fills them with null.
 Fix: write `tools` and the messages' `tool_calls` as JSON text in their column, or drop the nulls where rows are made.
 Source: told are parameters of a tool's schema that are null, which no schema has; and arguments that are null in each
-call of a tool, and are not in calls of another. trl#5376.
+call of a tool, and are not in calls of another, or which the schema of their tool does not name. trl#5376, oumi#2603.
 """
 
 from __future__ import annotations
@@ -58,9 +58,13 @@ def _filled(source: SourceRows) -> tuple[list[int], list[str]]:
             if found:
                 rows.add(index)
                 names.update(found)
+        schemas = {_name(tool): _parameters(tool) for tool in example.get("tools") or () if _is_closed(tool)}
         for tool, arguments in _calls(example):
             for name, value in arguments.items():
-                if value is None:
+                if value is None and schemas.get(tool) and name not in schemas[tool]:
+                    rows.add(index)
+                    names.add(name)
+                elif value is None:
                     nulls[tool][name].append(index)
                 else:
                     given[name].add(tool)
@@ -74,16 +78,28 @@ def _filled(source: SourceRows) -> tuple[list[int], list[str]]:
 
 def _parameters(tool: Any) -> Mapping[str, Any]:
     """The parameters of a tool's schema, by name."""
-    inner = _mapping(_mapping(tool).get("function") or tool)
-    return _mapping(_mapping(inner.get("parameters")).get("properties"))
+    return _mapping(_mapping(_function(tool).get("parameters")).get("properties"))
+
+
+def _is_closed(tool: Any) -> bool:
+    """Whether the schema names every argument that its tool takes."""
+    return not _mapping(_function(tool).get("parameters")).get("additionalProperties")
+
+
+def _function(value: Any) -> Mapping[str, Any]:
+    """The function of a tool or of a call, which some formats wrap."""
+    return _mapping(_mapping(value).get("function") or value)
+
+
+def _name(value: Any) -> str:
+    return str(_function(value).get("name"))
 
 
 def _calls(example: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The name of the tool and the arguments of each call."""
     for message in messages_of(example):
         for call in message.get("tool_calls") or ():
-            inner = _mapping(_mapping(call).get("function") or call)
-            yield str(inner.get("name")), _mapping(inner.get("arguments"))
+            yield _name(call), _mapping(_function(call).get("arguments"))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -116,6 +132,17 @@ def calls_share_their_fields(world: World) -> None:
             {"role": "assistant", "tool_calls": [call]},
             {"role": "tool", "content": "red"},
         ]
+
+
+@fields_filled_with_null.fault
+def one_tool_has_the_fields_of_all(world: World) -> None:
+    _use_tools(world)
+    schema = {"type": "object", "properties": {"room": {"type": "string"}}}
+    for row in world.rows:
+        call = {"type": "function", "function": {"name": "look", "arguments": {"room": "3", "city": None}}}
+        row["messages"].insert(1, {"role": "assistant", "tool_calls": [call]})
+        row["messages"].insert(2, {"role": "tool", "content": "red"})
+        row["tools"] = [{"type": "function", "function": {"name": "look", "parameters": schema}}]
 
 
 def _use_tools(world: World) -> None:

@@ -53,8 +53,15 @@ def pairs_nearly_equal(at: AtData) -> Iterator[Finding]:
 
 
 def _is_tie(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    same_text = last_exchange(one)[1] == last_exchange(other)[1]  # DATA040 tells these
-    return not same_text and text_keys(one, "completion") == text_keys(other, "completion")
+    return one != other and text_keys(one, "completion") == text_keys(
+        other, "completion"
+    )  # DATA040 tells equal ones
+
+
+@pairs_nearly_equal.fault
+def some_answers_differ_in_white_space(world: World) -> None:
+    for row in world.rows[::3]:
+        row["rejected"] = f"{row['chosen']} \n"
 
 
 @pairs_nearly_equal.fault

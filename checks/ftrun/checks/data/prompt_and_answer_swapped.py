@@ -75,7 +75,11 @@ def _names_say_the_opposite(mapping: Mapping[str, str]) -> bool:
     prompt, answer = mapping.get("prompt", "").lower(), mapping.get("completion", "").lower()
     if {prompt, answer} & EITHER_WAY:
         return False
-    return prompt in ("completion", *SYNONYMS["completion"]) and answer in ("prompt", *SYNONYMS["prompt"])
+    return prompt in ("completion", *SYNONYMS["completion"], "a") and answer in (
+        "prompt",
+        *SYNONYMS["prompt"],
+        "q",
+    )
 
 
 def _judge_texts(source: SourceRows) -> Iterator[Finding]:
@@ -125,3 +129,9 @@ def columns_are_mapped_the_other_way_round(world: World) -> None:
 @prompt_and_answer_swapped.fault
 def answers_ask_and_prompts_tell(world: World) -> None:
     world.rows = [{"prompt": row["completion"], "completion": row["prompt"].strip()} for row in world.rows]
+
+
+@prompt_and_answer_swapped.fault
+def letters_are_mapped_the_other_way_round(world: World) -> None:
+    world.rows = [{"q": row["prompt"], "a": row["completion"]} for row in world.rows]
+    world.recipe["data"]["train"][0]["columns"] = {"prompt": "a", "completion": "q"}

@@ -1,8 +1,10 @@
 """Rows or tokens are lost between the files and the trainer.
 
 Symptom: epochs are shorter than the data, and part of them is never trained on.
-Cause: packing cuts what does not fit into a pack, or a step of the preparation drops rows in silence.
-Fix: raise training.max_length, or set training.packing_strategy: bfd_split, which keeps what overflows.
+Cause: packing cuts what does not fit into a pack, a step of the preparation drops rows in silence, or a weight leaves
+hardly a row of a source.
+Fix: raise training.max_length, set training.packing_strategy: bfd_split, which keeps what overflows, or raise the
+weight.
 Source: shares of 1 % (warning) and 10 % (error) of the tokens: trl#4632, axolotl#775.
 """
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
 MANY, SOME = 0.10, 0.01
+MANY_ROWS, A_FEW = 100, 5
+"""Rows of a source of which so few teach nothing."""
 
 
 @check("DATA013", title="every row that is read reaches the trainer", methods=("sft", "reward", "dpo"))
@@ -53,11 +57,20 @@ def _judge_counts(at: AtData) -> Iterator[Finding]:
 
 
 def _judge_weights(at: AtData) -> Iterator[Finding]:
+    several = sum(count.split == "train" for count in at.counts) > 1
     for count in at.counts:
         there = count.read - count.unreadable - count.held_out
         if count.split == "train" and 0 < there == count.unused:
             yield Finding(
                 message=f"None of the {count.read} rows of {count.label} is used: its weight rounds to no row.",
+                fix=f"Raise the weight of {count.label}, or remove the source.",
+                where=at.where("data.train"),
+                severity="warning",
+            )
+        elif count.split == "train" and several and there >= MANY_ROWS and there - count.unused <= A_FEW:
+            yield Finding(
+                message=f"{there - count.unused} of the {there} rows of {count.label} are used: its weight leaves no "
+                "more.",
                 fix=f"Raise the weight of {count.label}, or remove the source.",
                 where=at.where("data.train"),
                 severity="warning",
@@ -175,6 +188,20 @@ def a_weight_rounds_to_nothing(world: World) -> None:
     more = "".join(json.dumps({**row, "prompt": f"Again: {row['prompt']}"}) + "\n" for row in world.rows)
     (world.folder / "more.jsonl").write_text(more, encoding="utf-8")
     world.recipe["data"]["train"].append({"path": "more.jsonl", "weight": 0.001})
+
+
+@rows_lost.fault
+def a_weight_leaves_a_handful(world: World) -> None:
+    import json
+
+    world.folder.mkdir(parents=True, exist_ok=True)
+    more = "".join(
+        json.dumps({**row, "prompt": f"Again, number {number}: {row['prompt']}"}) + "\n"
+        for number in range(10)
+        for row in world.rows
+    )
+    (world.folder / "more.jsonl").write_text(more, encoding="utf-8")
+    world.recipe["data"]["train"].append({"path": "more.jsonl", "weight": 0.01})
 
 
 @rows_lost.fault

@@ -10,12 +10,12 @@ Source: shares of 1 % (warning) and 10 % (error): trl#6320, trl#6321, unsloth#23
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
-from ftrun.checks.examples import parts_of, spread
+from ftrun.checks.examples import messages_of, parts_of, spread
 from ftrun.checks.finding import Finding, Severity
 from ftrun.checks.rows import IGNORED, Rows
 from ftrun.checks.stages import AtData
@@ -39,7 +39,8 @@ def rows_without_labels(at: AtData) -> Iterator[Finding]:
             f"trained: {reason}.{'' if len(rows) else ' No row is left.'}",
             fix="Raise training.max_length, shorten the prompts, or remove these rows."
             if key == "training.max_length"
-            else "Remove these rows, or correct data.loss_on or model.chat_template.",
+            else "Remove these rows, call their roles user and assistant, or correct data.loss_on or "
+            "model.chat_template.",
             where=at.where(key),
             evidence=tuple(f"{rows.where(source, one)}" for source, one in rows.dropped[:3].tolist()),
             severity=_grade(dropped / total),
@@ -59,7 +60,7 @@ def _explain(at: AtData, rows: Rows) -> tuple[str, str]:
         loss_on = rows.sources[source].loss_on
         parts = parts_of(rows.sources[source].examples[example], loss_on)
         if not any(part.answer for part in parts):
-            reasons["they hold no answer", rows.sources[source].key] += 1
+            reasons[_without_answer(rows.sources[source].examples[example]), rows.sources[source].key] += 1
         elif max_length is not None and _tokens(at, [part.text for part in parts]) > 0.5 * max_length:
             # Half of it, since what the template adds is not counted here.
             reasons[
@@ -70,6 +71,13 @@ def _explain(at: AtData, rows: Rows) -> tuple[str, str]:
                 f"the chat template marks nothing in them for loss on {loss_on}", "model.chat_template"
             ] += 1
     return reasons.most_common(1)[0][0]
+
+
+def _without_answer(example: Mapping[str, Any]) -> str:
+    roles = sorted({str(message["role"]) for message in messages_of(example)})
+    if not roles or "assistant" in roles:
+        return "they hold no answer"
+    return f"their turns have the role {' or '.join(roles)}, and none is the assistant's"
 
 
 def _tokens(at: AtData, texts: list[str]) -> int:

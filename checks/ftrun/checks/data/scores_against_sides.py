@@ -5,19 +5,21 @@ Cause: the sides were taken by position, by one judge of several or by an older 
 without comparing their scores.
 Fix: make the pairs anew from the scores, and leave out those that are equal.
 Prevention: make sides and scores in one place.
-Source: told are scores of both sides (`score_chosen` and `score_rejected`, or names like them) of which 10 % are lower
-for the chosen one, or 30 % equal. Where nine in ten are lower, the sides are exchanged throughout, which DATA045 tells.
-The first 2,000 rows of files of JSON lines and CSV are looked into.
+Source: told are scores of both sides (`score_chosen` and `score_rejected`, or names like them, or those of the columns
+of answers: `score_a` beside `answer_a`) of which 10 % are lower for the chosen one, or 30 % equal. Where nine in ten
+are lower, the sides are exchanged throughout, which DATA045 tells. The first 2,000 rows of files of JSON lines and CSV
+are looked into.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftrun.checks.check import check
-from ftrun.checks.columns import read_first_rows
+from ftrun.checks.columns import read_first_rows, tell_apart
 from ftrun.checks.engine import NotApplicable
 from ftrun.checks.finding import Finding
 from ftrun.checks.stages import AtData
@@ -39,7 +41,9 @@ NAMES = ("score", "rating", "reward", "quality")
 def scores_against_sides(at: AtData) -> Iterator[Finding]:
     judged = False
     for head in at.heads:
-        if head.place != "file" or not (names := _find_scores(head.columns or ())):
+        mapping = at.source(head.key).columns
+        sides = mapping.get("chosen", "chosen"), mapping.get("rejected", "rejected")
+        if head.place != "file" or not (names := _find_scores(head.columns or (), sides)):
             continue
         rows = read_first_rows(Path(head.looked_for), ROWS)
         scores = [
@@ -69,13 +73,14 @@ def scores_against_sides(at: AtData) -> Iterator[Finding]:
         raise NotApplicable("no file has scores of both sides")
 
 
-def _find_scores(columns: Sequence[str]) -> tuple[str, str] | None:
+def _find_scores(columns: Sequence[str], sides: tuple[str, str]) -> tuple[str, str] | None:
     """The columns with the scores of the chosen and of the rejected answer."""
     known = {name.lower(): name for name in columns}
-    for word in NAMES:
-        for form in ("{1}_{0}", "{0}_{1}"):
-            pair = tuple(known.get(form.format(side, word)) for side in ("chosen", "rejected"))
-            if pair[0] and pair[1]:
+    marks = tell_apart(*(side.lower() for side in sides))
+    for names in (("chosen", "rejected"), marks):
+        for word, form in product(NAMES, ("{1}_{0}", "{0}_{1}", "{1}{0}")):
+            pair = [known.get(form.format(name, word)) for name in names]
+            if pair[0] and pair[1] and pair[0] != pair[1]:
                 return pair[0], pair[1]
     return None
 
@@ -91,3 +96,21 @@ def _number(row: Mapping[str, Any], name: str) -> float | None:
 def sides_were_taken_by_position(world: World) -> None:
     for number, row in enumerate(world.rows):
         row |= {"score_chosen": 8.0 if number % 3 else 4.0, "score_rejected": 6.0}
+
+
+@scores_against_sides.fault
+def answers_of_two_models_with_their_scores(world: World) -> None:
+    from ftrun.checks.testing import dpo_full
+
+    world.recipe["method"] = "dpo"
+    world.recipe["data"]["train"][0]["columns"] = {"chosen": "answer_0", "rejected": "answer_1"}
+    world.rows = [
+        {
+            "prompt": row["prompt"],
+            "answer_0": row["chosen"],
+            "answer_1": row["rejected"],
+            "score_0": float(number % 2),
+            "score_1": 0.5,
+        }
+        for number, row in enumerate(dpo_full(world.folder).rows)
+    ]

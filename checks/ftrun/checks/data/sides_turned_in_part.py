@@ -8,7 +8,8 @@ Source: a count of the words that chosen answers have and rejected ones lack, ma
 of another: halves and quarters of each source of up to 2,000 pairs, and sources against each other. It is right in
 57 % to 72 % of the pairs of healthy data (each half of 299 judged pairs and of the shipped preferences from the other).
 Told is under 35 %, where chance is so low once in 30,000 times, if the other part is right about itself. A part counts
-too by which answer shares more words with its prompt, where both are about as long and neither declines. Parts that
+too by which answer shares more words with its prompt, where both are about as long and neither declines, and where
+each word is as often, by 0.3, on the one side of one part as on the other side of the other. Parts that
 reward opposite things, as helpful and harmless answers may, are told too where they differ that much; sides that
 hardly differ in their words are not. The words of labels, and of answers that are the chosen ones of another prompt,
 are not looked at: which of them come up depends on what is asked.
@@ -51,18 +52,36 @@ ALIKE = 0.67
 
 DECLINES = re.compile(r"\b(?:sorry|cannot|can[’']?t|unable|not able|won[’']?t|not allowed)\b", re.IGNORECASE)
 
+MIRROR = 0.3
+"""By how much the shares of a word on opposite sides of two parts may differ, if these are worded alike."""
+
 Words = dict[str, int]
+"""The words of the chosen answer alone (1) and of the rejected one alone (-1)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What tells the sides of a pair apart."""
+
+    words: Words
+    """Nothing where the answers are labels."""
+
+    differing: Words
+    """The same, labels or not."""
+
+    nearer: Words
+    """Which answer has more words of the prompt."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some pairs: for each, the words of the chosen answer alone (1) and of the rejected one alone (-1)."""
+    """Some pairs, in their order."""
 
     label: str
     key: str
     first: Exchange
     last: Exchange
-    pairs: Sequence[Words]
+    pairs: Sequence[Pair]
 
 
 @check(
@@ -83,14 +102,14 @@ def sides_turned_in_part(at: AtData) -> Iterator[Finding]:
                 judged = True
                 part = Part(source.label, source.key, told[start][0], told[end - 1][0], pairs[start:end])
                 others = [pairs[number] for number in rest]
-                right = _ask(others, part.pairs)
-                if _is_turned(right, part.pairs) and _agree(others):
+                right = _judge(others, part.pairs)
+                if right is not None:
                     yield _tell(part, right, f"the others of {source.label}")
                     break
     for known, asked in permutations(wholes, 2):
         judged = True
-        right = _ask(known.pairs, asked.pairs)
-        if _is_turned(right, asked.pairs) and _agree(known.pairs):
+        right = _judge(known.pairs, asked.pairs)
+        if right is not None:
             yield _tell(asked, right, f"those of {known.label}")
             break
     if not judged:
@@ -105,22 +124,17 @@ def _divide(count: int) -> Iterator[tuple[Sequence[int], int, int]]:
         yield [*range(start), *range(start + quarter, count)], start, start + quarter
 
 
-def _compare_all(told: Sequence[tuple[Exchange, Exchange]]) -> list[Words]:
-    said = Counter(
-        answer
-        for one, other in {(one.asked, one.answered): (one, other) for one, other in told}.values()
-        for answer in {one.answered, other.answered}
-    )
-    prompts = Counter(answer for _, answer in {(one.asked, one.answered) for one, _ in told})
-    return [
-        _find_nearer(one, other)
-        | (
-            {}
-            if prompts[other.answered] == 1 or min(said[one.answered], said[other.answered]) > 1
-            else _compare(one, other)
-        )
-        for one, other in told
-    ]
+def _compare_all(told: Sequence[tuple[Exchange, Exchange]]) -> list[Pair]:
+    chosen = {(one.asked, one.answered) for one, _ in told}
+    said = Counter(answer for _, answer in chosen | {(one.asked, one.answered) for _, one in told})
+    prompts = Counter(answer for _, answer in chosen)
+    found = []
+    for one, other in told:
+        are_labels = min(said[one.answered], said[other.answered]) > 1
+        differing = _compare(one, other)
+        words = {} if are_labels or prompts[other.answered] == 1 else differing
+        found.append(Pair(words, differing, _find_nearer(one, other)))
+    return found
 
 
 def _compare(chosen: Exchange, rejected: Exchange) -> Words:
@@ -143,6 +157,28 @@ def _find_nearer(chosen: Exchange, rejected: Exchange) -> Words:
 
 def _words_of(text: str) -> set[str]:
     return set(re.findall(r"\w+|[^\w\s]", text[:LENGTH].lower()))
+
+
+def _judge(known: Sequence[Pair], asked: Sequence[Pair]) -> float | None:
+    """In which share of the pairs asked those known are right, if that says that the sides are turned; else None."""
+    alike = _is_mirrored(known, asked)
+    one, other = ([pair.words | (pair.nearer if alike else {}) for pair in part] for part in (known, asked))
+    right = _ask(one, other)
+    return right if _is_turned(right, other) and _agree(one) else None
+
+
+def _is_mirrored(known: Sequence[Pair], asked: Sequence[Pair]) -> bool:
+    """Whether each word is as often on one side of the one part as on the other side of the other: answers of other
+    kinds, such as those that decline, are held against their prompts in vain."""
+    one, other = (
+        Counter(item for pair in part for item in pair.differing.items()) for part in (known, asked)
+    )
+    words = {word for word, _ in one} | {word for word, _ in other}
+    return all(
+        abs(one[word, sign] / len(known) - other[word, -sign] / len(asked)) <= MIRROR
+        for word in words
+        for sign in (1, -1)
+    )
 
 
 def _ask(known: Sequence[Words], asked: Sequence[Words]) -> float:

@@ -6,7 +6,8 @@ a conversation, which the chat template renders once more.
 Fix: keep the plain question in the message, or give the filled template as `prompt` and the answer as `completion`.
 Prevention: look at a row with `ftrun preview`.
 Source: told where the last question of half of the conversations ends with the label of an answer that belongs to a
-template, such as `### Response:`, `ASSISTANT:` or `[/INST]`. `Answer:` and `Output:` do not count: tasks end so.
+template, such as `### Response:`, `ASSISTANT:` or `[/INST]`, or that of a twentieth with a mark that nothing but
+templates has (`### Response:`, `[/INST]`, `<|assistant|>`). `Answer:` and `Output:` do not count: tasks end so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ftrun.schemas.mistake import Where
 if TYPE_CHECKING:
     from ftrun.checks.testing import World
 
-HALF = 0.5
+HALF, SOME = 0.5, 0.05
 ENOUGH = 16
 END = 200
 """Characters at the end of a question that are searched for a label."""
@@ -35,6 +36,11 @@ OPENED = re.compile(
     r"^[ \t]*(?:#{2,} ?(?:Response|Assistant|Answer|Output)|ASSISTANT|Assistant|GPT|AI|<[|]assistant[|]>):?\s*\Z|"
     r"\[/INST\]\s*\Z",
     re.MULTILINE,
+)
+
+
+CERTAIN = re.compile(
+    r"(?:^### ?Response:|\[/INST\]|<[|]assistant[|]>|<[|]im_start[|]>assistant)\s*\Z", re.MULTILINE
 )
 
 
@@ -47,7 +53,9 @@ def template_in_message(at: AtData) -> Iterator[Finding]:
         spoken = [(row, text) for row, text in said if text]
         judged |= bool(spoken)
         found = [(row, text) for row, text in spoken if OPENED.search(text[-END:])]
-        if len(found) >= max(ENOUGH, HALF * len(spoken)):
+        if len(found) < max(ENOUGH, HALF * len(spoken)):
+            found = [(row, text) for row, text in spoken if CERTAIN.search(text[-END:])]
+        if len(found) >= max(ENOUGH, SOME * len(spoken)):
             row, text = found[0]
             yield Finding(
                 message=f"In {len(found)} of {len(spoken)} conversations of {source.label} that were looked at the "
@@ -76,3 +84,14 @@ def a_template_was_filled_before(world: World) -> None:
         for message in row["messages"]:
             if message["role"] == "user":
                 message["content"] = f"### Instruction:\n{message['content']}\n\n### Response:\n"
+
+
+@template_in_message.fault
+def a_fifth_was_rendered_for_another_model(world: World) -> None:
+    from ftrun.checks.testing import sft_chat
+
+    world.rows = sft_chat(world.folder).rows * 4
+    for row in world.rows[::5]:
+        for message in row["messages"]:
+            if message["role"] == "user":
+                message["content"] = f"<s>[INST] {message['content']} [/INST]"
