@@ -158,7 +158,7 @@ def call_function(name: str, function: RewardFunction, answers: Sequence[Answer]
             f"{', '.join(['prompts', 'completions', *sorted(names)])}"
         )
     try:
-        found = function(**arguments)
+        found: Any = function(**arguments)
     except (Exception, SystemExit) as error:  # a plugin boundary: the function is the user's
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise RunError(
