@@ -126,7 +126,7 @@ def attention_keeps_a_tenth(world: World) -> None:
 X213 = Fault("X213", "The rank of the adapters is beyond that of the weights.", "all", "model", OURS)
 
 
-@X213.planted(sft_lora, told="MODEL032", at="model")
+@X213.planted(sft_lora, told=("MODEL010", "MODEL032"), at="model")
 def a_rank_of_thousands(world: World) -> None:
     world.recipe["model"]["lora"]["r"] = 4096
 

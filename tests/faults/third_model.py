@@ -287,6 +287,6 @@ def the_second_layer_is_the_first(world: World) -> None:
 X378 = Fault("X378", "Adapters are far too strong.", "all", "step", OURS)
 
 
-@X378.planted(sft_lora, dpo_lora, told="TRAIN018", at="step")
+@X378.planted(sft_lora, dpo_lora, told="MODEL010", at="model")
 def alpha_is_a_thousand_times_the_rank(world: World) -> None:
     world.recipe["model"]["lora"]["lora_alpha"] = 8192

@@ -277,7 +277,7 @@ def weights_are_rounded_to_three_levels(world: World) -> None:
 X352 = Fault("X352", "A layer, or the last norm, is zero.", "all", "step", OURS)
 
 
-@X352.planted(sft_full, dpo_full, told="TRAIN018", at="step")
+@X352.planted(sft_full, dpo_full, told="MODEL025", at="model")
 def one_layer_is_zero(world: World) -> None:
     copy_model(world, weights=lambda model: [p.data.zero_() for p in model.model.layers[1].parameters()])
 

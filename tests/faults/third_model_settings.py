@@ -99,8 +99,7 @@ CENTRED = _set(
     X384,
     "rewards_are_centred_alone",
     reward_full,
-    told=("RM006", "TRAIN018"),
-    at="step",
+    told="RM006",
     center_rewards_coefficient=1000.0,
 )
 
@@ -189,9 +188,8 @@ EPOCHS = _set(
     X390,
     "two_hundred_epochs",
     sft_full,
-    told=(),
-    at=None,
-    note="To learn rows by heart may be meant; the guard `overfitting` tells it where rows are held out.",
+    told="TRAIN047",
+    at="data",
     num_train_epochs=200,
 )
 

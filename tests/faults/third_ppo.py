@@ -100,7 +100,7 @@ def the_head_is_zero(world: World) -> None:
 X406 = Fault("X406", "Scores are in the thousands.", "ppo", "step", OURS)
 
 
-@X406.planted(ppo_full, told="TRAIN018", at="step", trl=NO_PPO)
+@X406.planted(ppo_full, told="PPO009", at="step", trl=NO_PPO)
 def the_head_is_large(world: World) -> None:
     _scale_head(world, 1e5)
 
