@@ -67,9 +67,9 @@ def scores_all_alike(at: AtStep) -> Iterator[Finding]:
 
 def _paid(scores: Any) -> torch.Tensor:
     """What models and functions pay, without the rules."""
-    first, *others = (part for name, part in scores.parts.items() if name not in RULES)
-    total: torch.Tensor = sum(others, first)
-    return total
+    import torch
+
+    return torch.stack([part for name, part in scores.parts.items() if name not in RULES]).sum(0)
 
 
 def _is_constant(scores: torch.Tensor) -> bool:
