@@ -17,9 +17,11 @@ WORLDS = [world for worlds in HEALTHY.values() for world in worlds]
 
 
 def _faults() -> Iterator[object]:
+    """Two faults of each check by default; `-m "slow or not slow"` takes all."""
     for check in CHECKS:
-        for fault in check.faults:
-            yield pytest.param(check, fault, id=f"{check.id}-{fault.__name__}")
+        for number, fault in enumerate(check.faults):
+            marks = [pytest.mark.slow] if number > 1 else []
+            yield pytest.param(check, fault, id=f"{check.id}-{fault.__name__}", marks=marks)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)

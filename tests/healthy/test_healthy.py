@@ -17,9 +17,9 @@ SEED = 1
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-# Every third world by default; `-m "slow or not slow"` takes all, and so does the benchmark.
+# Every sixth world by default; `-m "slow or not slow"` takes all, and so does the benchmark.
 WORLDS = [
-    pytest.param(one, id=one.name, marks=[pytest.mark.slow] if number % 3 else [])
+    pytest.param(one, id=one.name, marks=[pytest.mark.slow] if number % 6 else [])
     for number, one in enumerate(find_worlds())
 ]
 
