@@ -322,6 +322,7 @@ def test_an_update_keeps_its_rows(
     batch: int, processes: int, micro: int, accumulation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("RANK", "0")
     kept = keep_batch(load_recipe(make_world(sft_full, tmp_path, 2).write()), batch).recipe.training
     assert kept["per_device_train_batch_size"] == micro
     assert kept["gradient_accumulation_steps"] == accumulation
@@ -331,5 +332,6 @@ def test_an_update_keeps_its_rows(
 
 def test_rows_that_cannot_be_shared_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(RunError, match="8 rows, which 3 processes cannot share evenly"):
         keep_batch(load_recipe(make_world(sft_full, tmp_path, 2).write()), 8)

@@ -8,10 +8,10 @@ Fix: name the right column under `columns:`; to put an instruction and its input
 Prevention: look at a row with `ftrun preview`.
 Source: told are an answer mapped to a column of another name, while one that is called like an answer is left out and
 holds more text in all; and a column called like an input (`input`, `context`, `passage` and the like) that is left out,
-differs in nine of ten rows that have it, and stands in none of the others. One of these has to hold: fewer than half
-of the prompts are different in the first 20 rows; the format has a place for an input that is empty; half of the
-answers stand in that column. A column called like a system message is told where it holds several. Files of lines of
-JSON and CSV are looked into.
+differs in nine of ten rows that have it, and stands in none of the others. One of these has to hold: fewer than half of
+the prompts are different in the first 20 rows; the format has a place for an input that is empty. Questions may be
+asked without the book on purpose. A column called like a system message is told where it holds several. Files of lines
+of JSON and CSV are looked into.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _judge(
                 return
     unfilled = format == "alpaca" and mapping.get("input", "input") not in (head.columns or ())
     for name in (one for one in left if one.lower() in INPUTS):
-        if _is_needed(rows, name, prompt, answer, unfilled) and not any(
+        if _is_needed(rows, name, prompt, unfilled) and not any(
             _is_within(rows, name, other) for other in read
         ):
             asked = {str(row.get(prompt)) for row in rows}
@@ -132,19 +132,15 @@ def _judge(
             )
 
 
-def _is_needed(
-    rows: Sequence[Mapping[str, Any]], name: str, prompt: str, answer: str, unfilled: bool
-) -> bool:
+def _is_needed(rows: Sequence[Mapping[str, Any]], name: str, prompt: str, unfilled: bool) -> bool:
     """Whether prompts are about the column `name`: they are alike without it, or the format's place for an input is
-    `unfilled`, or answers stand in it."""
+    `unfilled`."""
     inputs = [str(row[name]) for row in rows if row.get(name)]
     differ = len(set(inputs)) >= NEARLY_ALL * len(inputs) and sum(map(len, inputs)) >= LENGTH * len(inputs)
     asked = {str(row.get(prompt)) for row in rows}
     if len(asked) < HALF * len(rows) and len(inputs) >= NEARLY_ALL * len(rows):
         return differ
-    found = sum(str(row.get(answer)).strip() in str(row[name]) for row in rows if row.get(name))
-    is_context = name.lower() in CONTEXTS and len(inputs) >= SOME * len(rows)
-    return differ and is_context and (unfilled or found >= HALF * len(rows))
+    return differ and unfilled and name.lower() in CONTEXTS and len(inputs) >= SOME * len(rows)
 
 
 def _is_within(rows: Sequence[Mapping[str, Any]], name: str, other: str) -> bool:
